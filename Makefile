@@ -1,0 +1,67 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+DATA ?= ../shared/data
+PROFILE ?= sample
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+export DVC_NO_ANALYTICS := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup data demo real pico retrain repro profile test lint bench ui serve s3-up s3-down
+
+help:  ## Show this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/.installed: requirements.lock
+	$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(RUN) pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
+
+.venv/.sample: .venv/.installed data.dvc $(wildcard infra/sample/*.py infra/sample/facts/*)
+	$(RUN) infra.sample.generate data
+	dvc status --quiet data.dvc || echo "data/ is not what data.dvc records; if that is meant: dvc add data"
+	touch $@
+
+setup: .venv/.installed  ## Create .venv with the pinned dependencies
+
+data: .venv/.sample  ## Generate the bundled sample corpus
+
+demo: data  ## Run the whole chain on the bundled sample corpus
+	$(RUN) flows.retrain --profile sample
+
+pico: data  ## The same chain with a toy model, in about two minutes
+	$(RUN) flows.retrain --profile pico
+
+real: setup  ## The chain on real texts: make real DATA=folder with train/ and rumteb/
+	$(RUN) flows.retrain --profile rumteb-small --data $(DATA)
+
+retrain: setup  ## Run params.yaml as it stands
+	$(RUN) flows.retrain
+
+repro: setup  ## The same stages without Prefect
+	dvc repro
+
+profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
+	$(RUN) flows.profile $(PROFILE)
+
+test: data lint  ## Lint, then every test
+	$(RUN) pytest -n 2 --dist loadfile
+
+lint: setup  ## ruff, basedpyright, import-linter
+	ruff check .
+	ruff format --check .
+	basedpyright
+	lint-imports
+
+bench: setup  ## Speed and memory against the peers, as ratios of one run
+	for script in tests/benchmark/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+ui: setup  ## Open the Prefect UI of the local runs
+	$(RUN) flows.ui
+
+serve: setup  ## Retrain on a schedule: make serve CRON="0 3 1 * *"
+	$(RUN) flows.serve --cron "$(or $(CRON),0 3 1 * *)"
+
+s3-up s3-down: s3-%:  ## Start or stop the S3 server of infra/s3
+	infra/s3/server.sh .samovar/s3 $(if $(filter up,$*),start,stop)

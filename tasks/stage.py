@@ -1,0 +1,111 @@
+"""What every stage process shares: logging, a clean death, atomic outputs, time and memory."""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.params import Params, ParamsError, load_params
+
+ARTIFACTS = Path("artifacts")
+TIMINGS = ARTIFACTS / "timings"
+CHECKPOINTS = Path(".samovar/checkpoints")
+PR_SET_PDEATHSIG = 1
+
+logger = logging.getLogger(__name__)
+
+
+class StageError(ValueError):
+    """Bad input found by a stage; the message says what was given, expected and what to do."""
+
+
+def run_stage(name: str, body: Callable[[Params], None]) -> None:
+    """Run `body` as the stage `name` and exit: 0, or 1 with a message a person can act on.
+
+    Wall time and peak memory go to artifacts/timings/, which is no DVC output: they differ from
+    run to run while outputs must not.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    die_with_parent()
+    started = time.monotonic()
+    try:
+        body(load_params())
+    except (StageError, ParamsError) as error:
+        logger.error("stage %s stopped: %s", name, error)  # noqa: TRY400 - bad input needs no trace
+        sys.exit(1)
+    except OSError as error:
+        logger.error("stage %s stopped: %s", name, error)  # noqa: TRY400
+        logger.debug("trace", exc_info=error)
+        sys.exit(1)
+    TIMINGS.mkdir(parents=True, exist_ok=True)
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    write_json(
+        TIMINGS / f"{name}.json",
+        {"stage": name, "wall_s": round(time.monotonic() - started, 2), "peak_bytes": usage * 1024},
+    )
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies, so no orphan keeps training.
+
+    Linux only; elsewhere a killed `dvc` leaves its stage running, which is said in the log.
+    """
+    if not sys.platform.startswith("linux"):
+        logger.warning("no parent-death signal on %s: kill stages by hand", sys.platform)
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that takes its name, whole, at the end.
+
+    Nothing appears under `target` when the body fails or the process dies; leftovers of earlier
+    deaths are removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}.partial-*"):
+        shutil.rmtree(stale)
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+
+
+def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write `content` under a temporary name, then rename: sorted keys, one byte form."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Read a JSON file.
+
+    Raises:
+        StageError: The file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StageError(f"{path} does not exist: run the stage that writes it (dvc repro)") from None
+    except json.JSONDecodeError as error:
+        raise StageError(f"{path} is no valid JSON ({error}): run its stage again") from error
