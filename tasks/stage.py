@@ -49,11 +49,19 @@ def run_stage(name: str, body: Callable[[Params], None]) -> None:
         logger.debug("trace", exc_info=error)
         sys.exit(1)
     TIMINGS.mkdir(parents=True, exist_ok=True)
-    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     write_json(
         TIMINGS / f"{name}.json",
-        {"stage": name, "wall_s": round(time.monotonic() - started, 2), "peak_bytes": usage * 1024},
+        {
+            "stage": name,
+            "wall_s": round(time.monotonic() - started, 2),
+            "peak_bytes": _peak_bytes(),
+        },
     )
+
+
+def _peak_bytes() -> int:
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return 1024 * max(resource.getrusage(each).ru_maxrss for each in who)
 
 
 def die_with_parent() -> None:
@@ -106,6 +114,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise StageError(f"{path} does not exist: run the stage that writes it (dvc repro)") from None
+        raise StageError(
+            f"{path} does not exist: run the stage that writes it (dvc repro)"
+        ) from None
     except json.JSONDecodeError as error:
         raise StageError(f"{path} is no valid JSON ({error}): run its stage again") from error

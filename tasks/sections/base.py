@@ -1,0 +1,25 @@
+"""The base of every section of params.yaml and the value types they share."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Task = Literal["retrieval", "classification", "clustering", "sts", "nli", "bitext"]
+
+
+def _name(value: str) -> str:
+    allowed = value.replace("-", "").replace("_", "").replace(".", "")
+    if not allowed.isalnum() or not value.isascii() or value.startswith("."):
+        raise ValueError(f"{value!r} is no name: use latin letters, digits, '-', '_' and '.'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class Section(BaseModel):
+    """One mapping of params.yaml; frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

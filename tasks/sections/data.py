@@ -1,0 +1,129 @@
+"""Sections of the data stages: where the corpora lie, how they are read, checked and extended."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from tasks.sections.base import Fraction, Name, Section, Share, Task
+
+
+class Data(Section):
+    """Section data: where the corpora and the benchmark lie (folder or s3:// address)."""
+
+    corpus: str
+    """Folder of the training sources; the paths of ingest.sources are relative to it."""
+    benchmark: str
+    """Folder of the evaluation tasks in the layout of the hub, one folder per task."""
+
+
+class Fields(Section):
+    """Which column of a source holds what; null where the source has no such column."""
+
+    query: str | None = None
+    positive: str | None = None
+    negative: str | None = None
+    label: str | None = None
+    score: str | None = None
+    title: str | None = None
+    text: str | None = None
+
+
+class Source(Section):
+    """One declared corpus: a file, a glob, a `datasets` folder or an s3:// address."""
+
+    path: str
+    """Relative to data.corpus, absolute, or s3://; a glob may match several files."""
+    format: Literal["parquet", "jsonl", "csv", "datasets"]
+    task: Task | Literal["documents"]
+    """What its rows are; `documents` rows have a title and a text and no query."""
+    fields: Fields
+    lang: str | None = None
+    """BCP 47 tag of every row; null asks the language identifier row by row."""
+    label_separator: str | None = None
+    """Splits a multi-label column into its labels; null keeps one label per row."""
+    score_range: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest value of the score column, mapped to [0, 1]."""
+    max_rows: PositiveInt | None = None
+    """Rows kept, the first by content hash; null keeps all."""
+    also_documents: bool = False
+    """Whether each positive also becomes a document of the mining corpus."""
+
+    @model_validator(mode="after")
+    def _columns_fit_the_task(self) -> Self:
+        needed = {
+            "documents": ("text",),
+            "classification": ("query", "label"),
+            "clustering": ("query", "label"),
+            "sts": ("query", "positive", "score"),
+        }.get(self.task, ("query", "positive"))
+        missing = [name for name in needed if getattr(self.fields, name) is None]
+        if missing:
+            raise ValueError(f"a source of task {self.task!r} must map the fields {missing}")
+        return self
+
+
+class Ingest(Section):
+    """Section ingest."""
+
+    sources: dict[Name, Source] = Field(min_length=1)
+    languages: list[str] = Field(min_length=1)
+    """BCP 47 tags that are kept; any other language goes to the quarantine."""
+    min_characters: PositiveInt
+    """Shorter queries, positives and documents go to the quarantine."""
+    max_characters: PositiveInt
+    """Longer ones as well."""
+    overlap_words: PositiveInt
+    """A shared run of this many words with an evaluation text removes a row (13 in the field)."""
+    class_negatives: PositiveInt
+    """Examples of other classes given to each classification and clustering row."""
+    development_fraction: Fraction
+    """Share of the examples kept out of training, by hash of the query; merge chooses on them."""
+    shard_rows: PositiveInt
+    """Rows per Parquet shard."""
+    seed: NonNegativeInt
+
+
+class Validate(Section):
+    """Section validate: bounds of the Great Expectations suites."""
+
+    min_examples: PositiveInt
+    min_documents: PositiveInt
+    max_query_characters: PositiveInt
+    max_positive_characters: PositiveInt
+    max_duplicate_share: Share
+    """Share of example rows whose query and positive stand in an earlier row."""
+    language_share: dict[str, Share]
+    """Smallest share of the examples each language must have."""
+    max_quarantine_share: Share
+    """Share of the read rows that ingest may reject."""
+
+
+class Endpoint(Section):
+    """An OpenAI-compatible chat endpoint; the key comes from SAMOVAR_LLM_API_KEY."""
+
+    base_url: str
+    model: str
+    concurrency: PositiveInt
+    """Requests in flight."""
+    timeout_s: PositiveFloat
+    max_retries: NonNegativeInt
+    max_backoff_s: PositiveFloat
+    temperature: NonNegativeFloat
+    min_score: Annotated[int, Field(ge=1, le=5)]
+    """Smallest grade of the judge, 1 to 5, that keeps a query."""
+
+
+class Synthesize(Section):
+    """Section synthesize; without an endpoint the offline generator writes the queries."""
+
+    endpoint: Endpoint | None
+    max_documents: NonNegativeInt
+    queries_per_document: PositiveInt
+    seed: NonNegativeInt

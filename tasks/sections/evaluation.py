@@ -1,0 +1,73 @@
+"""Sections of the stages that judge a model and pass it on."""
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from tasks.sections.base import Name, Section
+
+
+class Baseline(Section):
+    """Section baseline: the two rungs below every model."""
+
+    ngram_range: tuple[PositiveInt, PositiveInt]
+    """Shortest and longest character n-gram of TF-IDF."""
+    components: PositiveInt
+    """Dimensions kept by SVD, and of the random vectors."""
+    max_texts: PositiveInt
+    seed: NonNegativeInt
+
+
+class Evaluate(Section):
+    """Section evaluate."""
+
+    tasks: dict[Name, str] = Field(min_length=1)
+    """Folder name below data.benchmark to the mteb task whose class and metadata it takes."""
+    checkpoints: dict[Name, str] = Field(min_length=1)
+    """Rung of the ladder to its folder below artifacts/, lowest rung first."""
+    task_prompts: dict[str, str]
+    """Instruction per evaluation task; a task that is not listed gets prompts.tasks by its type."""
+    batch_tokens: PositiveInt
+    max_length_tokens: PositiveInt
+    seed: NonNegativeInt
+
+
+class Report(Section):
+    """Section report."""
+
+    example_task: Name
+    """Retrieval task of evaluate.tasks whose queries are shown with retrieved passages."""
+    before: Name
+    """Rung shown as `before`."""
+    after: Name
+    """Rung shown as `after`, and published."""
+    example_queries: PositiveInt
+
+
+class Gate(Section):
+    """Section gate."""
+
+    candidate: Name
+    """Rung of evaluate.checkpoints that is judged."""
+    min_mean_gain: float
+    """Smallest gain of the mean over the champion, in score points of 0-1."""
+    max_task_loss: NonNegativeFloat
+    """Largest loss of any one task against the champion, in score points of 0-1."""
+    must_beat: list[Name]
+    """Rungs whose mean the candidate must exceed, champion or not."""
+
+
+class Publish(Section):
+    """Section publish."""
+
+    name: Name
+    """Name of the model in the registry."""
+    checkpoint: str
+    """Folder below artifacts/ that is published."""
+
+
+class Store(Section):
+    """Section store: where artifacts and published models live; keys come from the environment."""
+
+    url: str
+    """A folder or s3://bucket/prefix."""
+    endpoint_url: str | None
+    """Address of an S3 service other than AWS."""
