@@ -101,8 +101,11 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON val
     """Write `content` under a temporary name, then rename: sorted keys, one byte form."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.rename(path)
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.rename(path)
+    except OSError as error:
+        raise StageError(f"{path} could not be written: {error}") from error
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value

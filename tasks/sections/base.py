@@ -22,4 +22,6 @@ Name = Annotated[str, AfterValidator(_name)]
 class Section(BaseModel):
     """One mapping of params.yaml; frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )

@@ -66,6 +66,8 @@ class Source(Section):
         missing = [name for name in needed if getattr(self.fields, name) is None]
         if missing:
             raise ValueError(f"a source of task {self.task!r} must map the fields {missing}")
+        if self.score_range[0] >= self.score_range[1]:
+            raise ValueError(f"score_range {list(self.score_range)} must rise")
         return self
 
 

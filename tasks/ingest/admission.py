@@ -1,0 +1,212 @@
+"""From the rows of a source to the candidates that may stay; every refused row is quarantined."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.ingest.candidates import Candidate, RowParser, RowRefusedError
+from tasks.ingest.duplicates import Duplicates
+from tasks.ingest.fingerprint import Fingerprint, fingerprint
+from tasks.ingest.language import LanguageDetector
+from tasks.ingest.locations import Location
+from tasks.ingest.overlap import OverlapIndex
+from tasks.ingest.quarantine import Place, Quarantine
+from tasks.ingest.readers import BATCH_ROWS, Fault, Row, read_rows
+from tasks.ingest.spool import Spool
+from tasks.records import text_id
+from tasks.sections.data import Ingest, Source
+from tasks.stage import StageError
+
+LOG_EVERY_S = 5.0
+
+ADMITTED_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("lang", pa.string()),
+        ("query", pa.string()),
+        ("positives", pa.list_(pa.string())),
+        ("negatives", pa.list_(pa.string())),
+        ("title", pa.string()),
+        ("text", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("score", pa.float32()),
+        ("keys", pa.list_(pa.uint64())),
+    ]
+)
+"""One row per candidate; `keys` are those of the query and the positives, or of the document."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What passed of one source."""
+
+    name: str
+    source: Source
+    rows_read: int
+    table: pa.Table
+    """ADMITTED_SCHEMA, in the order of the files."""
+
+
+class Admission:
+    """The checks a row must pass, with what they remember of all sources so far."""
+
+    def __init__(self, limits: Ingest, overlap: OverlapIndex, quarantine: Quarantine) -> None:
+        """Remember nothing yet; `limits` is the section ingest."""
+        self._limits = limits
+        self._overlap = overlap
+        self._quarantine = quarantine
+        self._duplicates = Duplicates()
+
+    def admit(self, name: str, source: Source, files: list[Location], spool: Path) -> Admitted:
+        """Read all files of a source.
+
+        Args:
+            name: Its name in params.yaml.
+            source: Its declaration.
+            files: Its files, in the order their rows are to stand.
+            spool: File to keep the candidates in.
+
+        Raises:
+            StageError: A file cannot be read, or no row of the source may stay.
+        """
+        started = time.monotonic()
+        parser = RowParser(source, self._limits)
+        rows_read = 0
+        with Spool(spool, ADMITTED_SCHEMA) as admitted:
+            for location in files:
+                self._duplicates.begin_file(location.name)
+                place = Place(name, location.name, 0)
+                rows = read_rows(location, parser.columns)
+                for batch in _batches(_logged(rows, name, started)):
+                    rows_read += len(batch)
+                    for row in self._check_batch(batch, place, parser):
+                        admitted.append(row)
+            table = admitted.finish()
+        seconds = time.monotonic() - started
+        counts = dict(sorted(self._quarantine.counts[name].items()))
+        message = "source %s: %d rows read, %d admitted, refused %s, %.1f s, %.0f rows/s"
+        logger.info(message, name, rows_read, len(table), counts, seconds, rows_read / seconds)
+        if not len(table):
+            raise StageError(f"source {name}: none of its {rows_read} rows can be used: {counts}")
+        return Admitted(name, source, rows_read, table)
+
+    @cached_property
+    def _detector(self) -> LanguageDetector:
+        return LanguageDetector(self._limits.languages)
+
+    def _check_batch(
+        self, batch: list[Row], place: Place, parser: RowParser
+    ) -> Iterator[dict[str, Any]]:
+        candidates = [
+            candidate
+            for number, values in batch
+            if (candidate := self._parse(values, place._replace(row=number), parser)) is not None
+        ]
+        prints = [fingerprint(text) for candidate in candidates for text in candidate.texts]
+        overlaps = iter(zip(prints, self._overlap.find(prints), strict=True))
+        for candidate in candidates:
+            found = list(islice(overlaps, len(candidate.texts)))
+            own = [print_ for print_, _ in found]
+            try:
+                lang = self._lang(candidate, parser.source)
+                _refuse_overlap(answer for _, answer in found)
+                self._refuse_duplicate(candidate, parser.source.task, place.source, own)
+            except RowRefusedError as error:
+                self._refuse(place._replace(row=candidate.row), error, candidate.texts)
+                continue
+            yield _admitted_row(candidate, place, parser.source, lang, own)
+
+    def _parse(
+        self, values: dict[str, object] | Fault, place: Place, parser: RowParser
+    ) -> Candidate | None:
+        if isinstance(values, Fault):
+            self._quarantine.add(place, *values)
+            return None
+        try:
+            return parser.parse(place.row, values)
+        except RowRefusedError as error:
+            self._refuse(place, error, values.values())
+            return None
+
+    def _lang(self, candidate: Candidate, source: Source) -> str:
+        if source.lang is not None:
+            return source.lang
+        # The positive of a translation pair is in another language, else it helps to tell.
+        own = candidate.texts[:1] if source.task == "bitext" else candidate.texts
+        lang = self._detector.detect("\n".join(own))
+        if lang not in self._limits.languages:
+            raise RowRefusedError("language", f"{lang}, kept are {self._limits.languages}")
+        return lang
+
+    def _refuse_duplicate(
+        self, candidate: Candidate, task: str, source: str, prints: list[Fingerprint]
+    ) -> None:
+        if task == "documents":
+            self._duplicates.check_document(candidate.row, prints[-1].key)
+        elif task in {"classification", "clustering"}:
+            self._duplicates.check_labelled(candidate, source, prints[0].key)
+        else:
+            pair = prints[: 1 + len(candidate.positives)]
+            self._duplicates.check_pair(candidate, task, pair)
+
+    def _refuse(self, place: Place, error: RowRefusedError, texts: Iterable[object]) -> None:
+        content = " | ".join(str(text) for text in texts if text is not None)
+        self._quarantine.add(place, error.reason, error.detail, content)
+
+
+def _refuse_overlap(answers: Iterable[str | None]) -> None:
+    for answer in answers:
+        if answer is not None:
+            raise RowRefusedError("evaluation_overlap", answer)
+
+
+def _admitted_row(
+    candidate: Candidate, place: Place, source: Source, lang: str, prints: list[Fingerprint]
+) -> dict[str, Any]:
+    content = [candidate.title, candidate.text]
+    keyed = prints[-1:]
+    if source.task != "documents":
+        labels = "|".join(candidate.labels)
+        content = [candidate.query, *candidate.positives, *candidate.negatives, labels]
+        keyed = prints[: 1 + len(candidate.positives)]
+    return {
+        "file": place.file,
+        "row": candidate.row,
+        "id": text_id(place.source, *content),
+        "lang": lang,
+        "query": candidate.query,
+        "positives": candidate.positives,
+        "negatives": candidate.negatives,
+        "title": candidate.title,
+        "text": candidate.text,
+        "labels": candidate.labels,
+        "score": candidate.score,
+        "keys": [print_.key for print_ in keyed],
+    }
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield batch
+
+
+def _logged(rows: Iterator[Row], name: str, started: float) -> Iterator[Row]:
+    """The rows, with a line in the log every few seconds."""
+    next_log = started + LOG_EVERY_S
+    for count, row in enumerate(rows):
+        now = time.monotonic()
+        if now >= next_log:
+            logger.info("source %s: %d rows, %.0f rows/s", name, count, count / (now - started))
+            next_log = now + LOG_EVERY_S
+        yield row

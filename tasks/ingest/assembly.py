@@ -1,0 +1,177 @@
+"""From admitted rows to the tables of the contract: examples, development, documents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.ingest.admission import Admitted
+from tasks.ingest.classes import ClassPairs
+from tasks.ingest.in_domain import InDomain
+from tasks.ingest.quarantine import Place, Quarantine
+from tasks.ingest.split import holds_key, is_development, query_keys, sample
+from tasks.ingest.spool import Spool
+from tasks.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
+from tasks.sections.data import Ingest
+from tasks.stage import StageError
+
+CLASS_TASKS = frozenset({"classification", "clustering"})
+
+
+@dataclass(frozen=True)
+class Split:
+    """The sampled rows of a source and which of them are for development."""
+
+    admitted: Admitted
+    table: pa.Table
+    development: NDArray[np.bool_]
+
+
+def split_sources(sources: list[Admitted], development_fraction: float) -> list[Split]:
+    """Sample every source to its max_rows and mark its development rows."""
+    splits = []
+    for admitted in sources:
+        table = sample(admitted.table, admitted.source.max_rows)
+        marked = is_development(table, admitted.source.task, development_fraction)
+        splits.append(Split(admitted, table, marked))
+    return splits
+
+
+class Assembly:
+    """Writes the final rows of one source after another, and counts them."""
+
+    def __init__(
+        self, limits: Ingest, splits: list[Split], in_domain: InDomain, folder: Path
+    ) -> None:
+        """Spool to `folder`; the development queries of all sources must be known by now."""
+        self._limits = limits
+        self._in_domain = in_domain
+        self._examples = Spool(folder / "examples.arrow", EXAMPLE_SCHEMA)
+        self._development = Spool(folder / "development.arrow", EXAMPLE_SCHEMA)
+        self._documents = Spool(folder / "documents.arrow", DOCUMENT_SCHEMA)
+        held_out = [query_keys(split.table)[split.development] for split in splits]
+        self._development_keys = np.unique(np.concatenate(held_out))
+        self._document_keys: set[int] = set()
+        for split in splits:
+            if split.admitted.source.task == "documents":
+                self._document_keys.update(query_keys(split.table).tolist())
+
+    def add(self, split: Split, quarantine: Quarantine) -> dict[str, Any]:
+        """Write the rows of a source; rows that give development queries away are refused.
+
+        Returns:
+            Rows read, kept for training (or as documents), in the development split, unsampled
+            (beyond max_rows), documents written, and in_domain: training rows that stand in the
+            train split of an evaluation task, by task.
+
+        Raises:
+            StageError: A labelled source has one class only.
+        """
+        admitted = split.admitted
+        counts: dict[str, Any] = {
+            "read": admitted.rows_read,
+            "kept": len(split.table),
+            "development": int(split.development.sum()),
+            "unsampled": len(admitted.table) - len(split.table),
+        }
+        if admitted.source.task == "documents":
+            counts["documents"] = self._add_documents(split)
+            return counts
+        leaking = holds_key(split.table, self._development_keys) & ~split.development
+        for file, row, query in _cells(split.table.filter(leaking), "file", "row", "query"):
+            place = Place(admitted.name, file, row)
+            detail = "its query or positive is a query of the development split"
+            quarantine.add(place, "development_overlap", detail, query)
+        training = split.table.filter(~split.development & ~leaking)
+        if admitted.source.task in CLASS_TASKS:
+            training = self._with_class_pairs(training, admitted, quarantine)
+        self._examples.append_table(_examples(training, admitted))
+        self._development.append_table(_examples(split.table.filter(split.development), admitted))
+        counts["kept"] = len(training)
+        counts["in_domain"] = self._in_domain.count(training)
+        counts["documents"] = self._add_positives(split) if admitted.source.also_documents else 0
+        return counts
+
+    def finish(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Examples, development and documents of all sources, memory-mapped."""
+        return self._examples.finish(), self._development.finish(), self._documents.finish()
+
+    def _add_documents(self, split: Split) -> int:
+        name = split.admitted.name
+        self._documents.append_table(
+            split.table.select(["id", "lang", "title", "text"])
+            .add_column(1, "source", _constant(name, len(split.table)))
+            .cast(DOCUMENT_SCHEMA)
+        )
+        return len(split.table)
+
+    def _add_positives(self, split: Split) -> int:
+        """Add the positives of both sides that are no documents yet."""
+        name, added = split.admitted.name, 0
+        for lang, positives, keys in _cells(split.table, "lang", "positives", "keys"):
+            for text, key in zip(positives, keys[1:], strict=True):
+                if key in self._document_keys:
+                    continue
+                self._document_keys.add(key)
+                row = {"id": text_id(name, "", text), "source": name, "lang": lang}
+                self._documents.append({**row, "title": "", "text": text})
+                added += 1
+        return added
+
+    def _with_class_pairs(
+        self, table: pa.Table, admitted: Admitted, quarantine: Quarantine
+    ) -> pa.Table:
+        labels = table["labels"].to_pylist()
+        queries = table["query"].to_pylist()
+        pairs = ClassPairs(table["id"].to_pylist(), labels, self._limits.seed)
+        positive = [pairs.positive(row) for row in range(len(table))]
+        alone = [row for row, other in enumerate(positive) if other is None]
+        places = _cells(table, "file", "row")
+        for row in alone:
+            place = Place(admitted.name, *places[row])
+            detail = f"no other row has the label {'|'.join(labels[row])}"
+            quarantine.add(place, "label_with_one_member", detail, queries[row])
+        kept = [row for row, other in enumerate(positive) if other is not None]
+        wanted = self._limits.class_negatives
+        negatives = [[queries[other] for other in pairs.negatives(row, wanted)] for row in kept]
+        if not any(negatives):
+            raise StageError(
+                f"source {admitted.name}: all rows share a label, so there is nothing to tell "
+                "apart; check fields.label and label_separator"
+            )
+        chosen = [[queries[other]] for other in positive if other is not None]
+        return (
+            table.take(kept)
+            .drop_columns(["positives", "negatives"])
+            .append_column("positives", pa.array(chosen, pa.list_(pa.string())))
+            .append_column("negatives", pa.array(negatives, pa.list_(pa.string())))
+        )
+
+
+def _examples(table: pa.Table, admitted: Admitted) -> pa.Table:
+    rows = len(table)
+    labels = ["|".join(own) or None for own in table["labels"].to_pylist()]
+    columns = {
+        "id": table["id"],
+        "task": _constant(admitted.source.task, rows),
+        "source": _constant(admitted.name, rows),
+        "lang": table["lang"],
+        "query": table["query"],
+        "positives": table["positives"],
+        "negatives": table["negatives"],
+        "negative_scores": pa.nulls(rows, pa.list_(pa.float32())),
+        "label": pa.array(labels, pa.string()),
+        "score": table["score"],
+    }
+    return pa.table(columns).cast(EXAMPLE_SCHEMA)
+
+
+def _constant(value: str, rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.string()), rows)
+
+
+def _cells(table: pa.Table, *columns: str) -> list[tuple]:
+    return list(zip(*(table[column].to_pylist() for column in columns), strict=True))

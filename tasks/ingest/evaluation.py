@@ -1,0 +1,97 @@
+"""Every text of every evaluation task: what training must not have seen.
+
+Scores come from the splits other than train; the train split of a classification task only fits
+its probe. Training on it is common (FRIDA, Qwen3-Embedding), but makes the task in-domain and its
+score no longer comparable with zero-shot ones, so such rows stay and are counted.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from tasks.ingest.locations import Location, benchmark_files, is_train_split
+from tasks.ingest.readers import Fault, read_rows
+from tasks.records import EVALUATION_SCHEMA, normalise_text
+from tasks.stage import StageError
+
+MIN_REPETITION = 20
+"""A column whose values repeat so often on average holds names of classes, not texts."""
+
+_NO_TEXT = re.compile(
+    r"(.*[_-])?(ids?|labels?|lang|languages?|scores?|split|source|url|class|category)(_text)?",
+    re.IGNORECASE,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Benchmark(NamedTuple):
+    """The texts of the evaluation tasks, tables (task, text) in the order they are read."""
+
+    evaluation: pa.Table
+    """Distinct texts of the splits that are scored."""
+    train: pa.Table
+    """Distinct texts of the train splits of tasks that have others."""
+
+
+def read_benchmark(benchmark: str, endpoint_url: str | None) -> Benchmark:
+    """Read all tasks below `benchmark`.
+
+    Texts are the strings, lists of strings included, of all configs. Columns with the name of an
+    identifier or a label are left out, and so are those whose values repeat 20 times on average.
+
+    Raises:
+        StageError: A file cannot be read, or a task has no text that is scored.
+    """
+    evaluation: list[tuple[str, str]] = []
+    train: list[tuple[str, str]] = []
+    for task, files in benchmark_files(benchmark, endpoint_url).items():
+        scored = [file for file in files if not is_train_split(file.name)] or files
+        found = _texts(scored)
+        if not found:
+            raise StageError(
+                f"data.benchmark {benchmark}: task {task} has no column of texts; training rows "
+                "cannot be compared with it"
+            )
+        evaluation += [(task, text) for text in found]
+        train += [(task, text) for text in _texts([file for file in files if file not in scored])]
+    message = "%d texts of evaluation tasks, %d of their train splits"
+    logger.info(message, len(evaluation), len(train))
+    return Benchmark(_table(evaluation), _table(train))
+
+
+def _texts(files: list[Location]) -> list[str]:
+    return list(dict.fromkeys(text for file in files for text in _file_texts(file)))
+
+
+def _table(rows: list[tuple[str, str]]) -> pa.Table:
+    columns = {"task": [task for task, _ in rows], "text": [text for _, text in rows]}
+    return pa.table(columns, schema=EVALUATION_SCHEMA)
+
+
+def _file_texts(location: Location) -> list[str]:
+    columns: dict[str, list[str]] = {}
+    for row, values in read_rows(location, None):
+        if isinstance(values, Fault):
+            raise StageError(f"data.benchmark: row {row} of {location.name}: {values.detail}")
+        for column, value in values.items():
+            if not _NO_TEXT.fullmatch(column):
+                columns.setdefault(column, []).extend(_strings(value))
+    return [text for column in columns.values() if _holds_texts(column) for text in column]
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        text = normalise_text(value)
+        if text:
+            yield text
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _holds_texts(values: list[str]) -> bool:
+    return len(values) < MIN_REPETITION * len(set(values))

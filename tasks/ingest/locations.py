@@ -1,0 +1,169 @@
+"""The files of a source or of the benchmark: path, glob or `datasets` folder, local or on S3."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO
+
+import fsspec
+
+from tasks.sections.data import Source
+from tasks.stage import StageError
+from tasks.storage import open_filesystem, storage_errors
+
+LAYOUTS = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}
+COMPRESSIONS = (".gz", ".bz2", ".xz")
+
+_GLOB = re.compile(r"[*?\[]")
+_TRAIN = re.compile(r"(^|[/_.-])train([/_.-]|$)")
+
+
+@dataclass(frozen=True)
+class Location:
+    """One file to read."""
+
+    filesystem: fsspec.AbstractFileSystem
+    path: str
+    """Full path in the file system."""
+    name: str
+    """Path relative to the folder it was declared under: the same on every machine."""
+    layout: str
+    """How to read it: a key of `readers.READERS`."""
+    endpoint_url: str | None
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The bytes of the file; JSONL and CSV are decompressed where the name says .gz, .xz."""
+        compression = "infer" if self.layout in {"jsonl", "csv"} else None
+        with (
+            storage_errors(self.filesystem.unstrip_protocol(self.path), self.endpoint_url),
+            self.filesystem.open(self.path, "rb", compression=compression) as file,
+        ):
+            yield file  # pyright: ignore[reportReturnType]  # opened "rb": bytes
+
+
+def source_files(
+    name: str, source: Source, corpus: str, endpoint_url: str | None
+) -> list[Location]:
+    """Files of a declared source, sorted by path.
+
+    Args:
+        name: Name of the source, for messages.
+        source: Its declaration.
+        corpus: data.corpus, which relative paths start from.
+        endpoint_url: Address of an S3 service other than AWS.
+
+    Raises:
+        StageError: The path does not exist, the glob matches nothing, or a folder is given where
+            the format wants a file.
+    """
+    is_relative = "://" not in source.path and not source.path.startswith("/")
+    url = f"{corpus.rstrip('/')}/{source.path}" if is_relative else source.path
+    with storage_errors(url, endpoint_url):
+        filesystem, full = open_filesystem(url, endpoint_url)
+        root = (
+            PurePosixPath(str(filesystem._strip_protocol(corpus))) if is_relative else _fixed(full)
+        )
+        paths = _matching(filesystem, full)
+        if not paths:
+            raise StageError(f"source {name}: nothing at {url}: correct its path")
+        if source.format == "datasets":
+            paths = sorted(file for path in paths for file in _dataset_files(filesystem, path))
+        folders = [path for path in paths if filesystem.isdir(path)]
+    if folders:
+        raise StageError(
+            f"source {name}: {folders[0]} is a folder; format {source.format} needs a file or a "
+            "glob such as folder/*, or use format: datasets"
+        )
+    return [_location(filesystem, path, root, source.format, endpoint_url) for path in paths]
+
+
+def benchmark_files(benchmark: str, endpoint_url: str | None) -> dict[str, list[Location]]:
+    """Table files of every evaluation task: name of the task's folder to its files, sorted.
+
+    Raises:
+        StageError: There is no task folder, or one without a table that can be read.
+    """
+    with storage_errors(benchmark, endpoint_url):
+        filesystem, root = open_filesystem(benchmark, endpoint_url)
+        found = sorted(filesystem.find(root)) if filesystem.isdir(root) else []
+    tasks: dict[str, list[Location]] = {}
+    for path in found:
+        parts = PurePosixPath(path).relative_to(root).parts
+        is_beside_tasks = len(parts) == 1
+        if is_beside_tasks or any(part.startswith(".") for part in parts):
+            continue
+        files = tasks.setdefault(parts[0], [])
+        if _layout(path) is not None:
+            files.append(_location(filesystem, path, PurePosixPath(root), "", endpoint_url))
+    empty = sorted(task for task, files in tasks.items() if not files)
+    if not tasks or empty:
+        what = f"no table in the task folders {empty}" if empty else "no task folders"
+        raise StageError(
+            f"data.benchmark {benchmark}: {what}; expected <task>/<config>/<split>.parquet, so "
+            "that training rows can be compared with every evaluation text"
+        )
+    return tasks
+
+
+def is_train_split(path: str) -> bool:
+    """Whether the path says that the file belongs to a train split."""
+    return _TRAIN.search(path) is not None
+
+
+def _location(
+    filesystem: fsspec.AbstractFileSystem,
+    path: str,
+    root: PurePosixPath,
+    layout: str,
+    endpoint_url: str | None,
+) -> Location:
+    name = str(PurePosixPath(path).relative_to(root))
+    if layout not in LAYOUTS.values():
+        layout = "arrow" if path.endswith(".arrow") else _layout(path) or ""
+    return Location(filesystem, path, name, layout, endpoint_url)
+
+
+def _layout(path: str) -> str | None:
+    suffixes = [suffix for suffix in PurePosixPath(path).suffixes if suffix not in COMPRESSIONS]
+    return LAYOUTS.get(suffixes[-1]) if suffixes else None
+
+
+def _fixed(full: str) -> PurePosixPath:
+    """The folder above the first part that is a pattern, or above the file."""
+    parts = PurePosixPath(full).parts
+    patterns = [number for number, part in enumerate(parts) if _GLOB.search(part)]
+    return PurePosixPath(*parts[: min([*patterns, len(parts) - 1])])
+
+
+def _matching(filesystem: fsspec.AbstractFileSystem, full: str) -> list[str]:
+    if filesystem.exists(full):
+        return [full]
+    return sorted(str(path) for path in filesystem.glob(full)) if _GLOB.search(full) else []
+
+
+def _dataset_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    """Files of a `save_to_disk` folder, or of one in the layout of the hub.
+
+    Where the folder has a train split, the other splits are left alone: they are for testing.
+    """
+    if filesystem.exists(f"{folder}/dataset_dict.json"):
+        splits = json.loads(filesystem.cat_file(f"{folder}/dataset_dict.json"))["splits"]
+        chosen = ["train"] if "train" in splits else sorted(splits)
+        return [
+            file for split in chosen for file in _dataset_files(filesystem, f"{folder}/{split}")
+        ]
+    if filesystem.exists(f"{folder}/state.json"):
+        state = json.loads(filesystem.cat_file(f"{folder}/state.json"))
+        return [f"{folder}/{file['filename']}" for file in state["_data_files"]]
+    tables = [str(path) for path in filesystem.find(folder) if str(path).endswith(".parquet")]
+    train = [path for path in tables if is_train_split(path.removeprefix(folder))]
+    if not tables:
+        raise StageError(
+            f"{folder} is no `datasets` folder: expected state.json and dataset_dict.json of "
+            "save_to_disk, or Parquet files in the layout of the hub"
+        )
+    return train or tables

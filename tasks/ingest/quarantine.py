@@ -1,0 +1,45 @@
+"""Refused rows, kept with their reason and counted."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from tasks.ingest.spool import Spool
+from tasks.records import QUARANTINE_SCHEMA, normalise_text
+
+CONTENT_CHARACTERS = 500
+
+
+class Place(NamedTuple):
+    """Where a row was read."""
+
+    source: str
+    file: str
+    row: int
+
+
+class Quarantine:
+    """Collects refused rows; `counts` has the number of each reason per source."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep the rows in the file `path` until `finish`."""
+        self._spool = Spool(path, QUARANTINE_SCHEMA)
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, place: Place, reason: str, detail: str, content: str) -> None:
+        """Refuse one row; of its content the first 500 characters are kept."""
+        self.counts[place.source][reason] += 1
+        self._spool.append(
+            {
+                **place._asdict(),
+                "reason": reason,
+                "detail": normalise_text(detail),
+                "content": normalise_text(content[:CONTENT_CHARACTERS]),
+            }
+        )
+
+    def finish(self) -> pa.Table:
+        """Every refused row, in the order they were refused: by admission, then by assembly."""
+        return self._spool.finish()

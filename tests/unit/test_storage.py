@@ -1,0 +1,186 @@
+"""Object storage on a local folder, and what is said when S3 cannot be used."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tasks.stage import StageError
+from tasks.storage import Storage, open_storage
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Storage:
+    return open_storage(str(tmp_path / "store"), None)
+
+
+def test_bytes_come_back_as_they_were_written(store: Storage) -> None:
+    store.write_bytes("a/b.bin", b"\x00\xff")
+    assert store.read_bytes("a/b.bin") == b"\x00\xff"
+
+
+def test_a_file_is_replaced(store: Storage) -> None:
+    store.write_bytes("a", b"1")
+    store.write_bytes("a", b"2")
+    assert store.read_bytes("a") == b"2"
+
+
+def test_files_and_prefixes_exist(store: Storage) -> None:
+    store.write_bytes("a/b", b"")
+    assert store.exists("a/b")
+    assert store.exists("a")
+    assert not store.exists("b")
+
+
+def test_a_missing_file_is_named(store: Storage) -> None:
+    with pytest.raises(StageError, match="store/nothing does not exist"):
+        store.read_bytes("nothing")
+
+
+def test_only_the_first_of_many_writers_creates_a_file(store: Storage) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: store.create("lock", b"%d" % number), range(32)))
+    assert won.count(True) == 1
+    assert store.read_bytes("lock") == b"%d" % won.index(True)
+
+
+def test_a_listing_is_sorted_and_relative(store: Storage) -> None:
+    for path in ("b/2", "b/1", "a", "b/c/3"):
+        store.write_bytes(path, b"")
+    assert store.list() == ["a", "b/1", "b/2", "b/c/3"]
+    assert store.list("b") == ["b/1", "b/2", "b/c/3"]
+    assert store.list("nothing") == []
+
+
+def test_writing_leaves_no_other_files(store: Storage, tmp_path: Path) -> None:
+    store.write_bytes("a", b"1")
+    store.create("a", b"2")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["a"]
+
+
+def test_a_folder_goes_up_and_comes_down_unchanged(store: Storage, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    (local / "sub").mkdir(parents=True)
+    (local / "x").write_bytes(b"x")
+    (local / "sub" / "y").write_bytes(b"y" * 100_000)
+    store.upload_folder(local, "models/one")
+    assert store.list() == ["models/one/sub/y", "models/one/x"]
+    store.download_folder("models/one", tmp_path / "back")
+    assert (tmp_path / "back" / "x").read_bytes() == b"x"
+    assert (tmp_path / "back" / "sub" / "y").read_bytes() == b"y" * 100_000
+
+
+def test_a_failed_download_leaves_the_old_folder(
+    store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_bytes("m/a", b"1")
+    store.download_folder("m", tmp_path / "back")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.get_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        store.download_folder("m", tmp_path / "back")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "store"]
+    assert (tmp_path / "back" / "a").read_bytes() == b"1"
+
+
+def test_nothing_to_upload_is_an_error(store: Storage, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="holds no file to upload"):
+        store.upload_folder(tmp_path / "nothing", "m")
+
+
+def test_nothing_to_download_is_an_error(store: Storage, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="store/m holds no files"):
+        store.download_folder("m", tmp_path / "back")
+
+
+def test_a_prefix_is_deleted_with_all_below_it(store: Storage) -> None:
+    for path in ("a/1", "a/b/2", "c"):
+        store.write_bytes(path, b"")
+    store.delete("a")
+    store.delete("nothing")
+    assert store.list() == ["c"]
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_the_whole_store_is_never_deleted(store: Storage, path: str) -> None:
+    store.write_bytes("a", b"")
+    with pytest.raises(ValueError, match=r"relative|refusing"):
+        store.delete(path)
+    assert store.list() == ["a"]
+
+
+@pytest.mark.parametrize("path", ["../a", "a/../../b", "/etc/passwd"])
+def test_a_path_cannot_leave_the_store(store: Storage, path: str) -> None:
+    with pytest.raises(ValueError, match="relative to the store"):
+        store.write_bytes(path, b"")
+
+
+@pytest.mark.parametrize("url", ["", "gs://bucket", "s3://", "s3:///"])
+def test_an_address_that_is_no_store_is_refused(url: str) -> None:
+    with pytest.raises(StageError, match="expected"):
+        open_storage(url, None)
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def refusing_server() -> Iterator[str]:
+    """An S3 service that refuses every signature."""
+    body = b"<?xml version='1.0'?><Error><Code>SignatureDoesNotMatch</Code></Error>"
+
+    class Handler(BaseHTTPRequestHandler):
+        def refuse(self) -> None:
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = refuse  # noqa: N815 - names of the base class
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.usefixtures("credentials")
+def test_refused_credentials_are_named(refusing_server: str) -> None:
+    store = open_storage("s3://bucket/prefix", refusing_server)
+    with pytest.raises(StageError, match=r"s3://bucket/prefix/a was refused .*AWS_ACCESS_KEY_ID"):
+        store.read_bytes("a")
+
+
+@pytest.mark.usefixtures("credentials")
+def test_an_unreachable_service_is_named() -> None:
+    store = open_storage("s3://bucket/prefix", "http://127.0.0.1:9")
+    with pytest.raises(StageError, match=r"cannot reach http://127\.0\.0\.1:9 .*endpoint_url"):
+        store.write_bytes("a", b"")
+
+
+def test_missing_credentials_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    store = open_storage("s3://bucket/other", "http://127.0.0.1:9")
+    with pytest.raises(StageError, match="AWS_"):
+        store.read_bytes("a")
