@@ -1,0 +1,69 @@
+"""What a run shows in the Prefect UI beside its log: stages, scores, metrics, the report."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+
+from flows.dag import Stage
+from flows.schedule import Outcome
+from flows.tables import LADDER, REPORT, ladder_rows, read_ladder, stage_rows
+
+
+def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
+    """Create the artifacts of the flow run that is going on."""
+    create_table_artifact(
+        key="stages", table=stage_rows(outcomes), description="What each stage did"
+    )
+    ladder = read_ladder(LADDER)
+    if ladder:
+        create_table_artifact(
+            key="score-ladder",
+            table=ladder_rows(ladder),
+            description="Mean score and every task, by rung",
+        )
+    for stage in stages:
+        text = metrics_text(stage.metrics)
+        if text:
+            create_markdown_artifact(
+                key=artifact_key(f"metrics-{stage.name}"),
+                markdown=text,
+                description=f"Metrics of {stage.name}",
+            )
+    if REPORT.exists():
+        create_link_artifact(
+            key="report", link=REPORT.resolve().as_uri(), link_text="report of this run"
+        )
+
+
+def metrics_text(files: tuple[Path, ...]) -> str:
+    """A markdown table of the numbers in metrics files; empty when none of them exists."""
+    rows = [
+        row
+        for path in files
+        if path.exists()
+        for row in _rows("", json.loads(path.read_text(encoding="utf-8")))
+    ]
+    return "\n".join(["| metric | value |", "|---|---:|", *rows]) if rows else ""
+
+
+def artifact_key(name: str) -> str:
+    """`name` in the letters a key may have: lower case, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _rows(prefix: str, content: Any) -> list[str]:  # noqa: ANN401 - any JSON value
+    if isinstance(content, dict):
+        return [
+            row
+            for name, value in content.items()
+            for row in _rows(f"{prefix}.{name}" if prefix else name, value)
+        ]
+    value = f"{content:.6g}" if isinstance(content, float) else str(content)
+    return [f"| {prefix} | {value.replace('|', '/')} |"]

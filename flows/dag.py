@@ -1,0 +1,122 @@
+"""The stages and their order, read from dvc.yaml: the only place where they are written.
+
+DVC's Python interface is called from one thread, never while a task of the run is calling it too:
+its read-write lock counts processes, not threads.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+
+from flows.errors import FlowError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml."""
+
+    name: str
+    """As DVC addresses it: `ingest`, `multitask@balanced`."""
+    upstream: tuple[str, ...]
+    """Stages whose outputs it reads."""
+    metrics: tuple[Path, ...]
+    """Its metrics files."""
+
+
+def read_stages() -> list[Stage]:
+    """The stages of this folder's repository in the order of dvc.yaml, each after all it reads.
+
+    Raises:
+        FlowError: dvc.yaml cannot be used.
+    """
+    try:
+        with Repo() as repo:
+            graph = repo.index.graph
+            stages = {
+                str(node.addressing): Stage(
+                    name=str(node.addressing),
+                    upstream=tuple(sorted(str(up.addressing) for up in graph.successors(node))),
+                    metrics=tuple(Path(out.def_path) for out in node.outs if out.metric),
+                )
+                for node in repo.index.stages
+                if isinstance(node, PipelineStage)
+            }
+    except DvcException as error:
+        raise FlowError(f"dvc.yaml cannot be used (`dvc status` says more): {error}") from error
+    return _in_order(stages)
+
+
+def select(stages: list[Stage], names: Iterable[str]) -> list[Stage]:
+    """The stages called `names`; the name of a matrix stands for all its stages.
+
+    Raises:
+        FlowError: A name is no stage.
+    """
+    wanted = set(names)
+    chosen = [stage for stage in stages if {stage.name, stage.name.split("@")[0]} & wanted]
+    known = {stage.name for stage in stages} | {stage.name.split("@")[0] for stage in stages}
+    if wanted - known:
+        raise FlowError(
+            f"no such stage: {', '.join(sorted(wanted - known))}; dvc.yaml has "
+            f"{', '.join(stage.name for stage in stages)}"
+        )
+    return chosen
+
+
+def changed() -> dict[str, str]:
+    """What is not up to date: stage or .dvc file to a short reason. Hashes changed files only."""
+    try:
+        with Repo() as repo:
+            return {name: _reason(faults) for name, faults in repo.status().items()}
+    except DvcException as error:
+        raise FlowError(f"dvc status failed: {error}") from error
+
+
+def check_data(changes: dict[str, str]) -> None:
+    """Refuse corpora that differ from the version their .dvc file names.
+
+    DVC would train on them all the same, and nobody could tell later what the model had seen.
+
+    Raises:
+        FlowError: A .dvc file does not match its data.
+    """
+    for name, reason in changes.items():
+        if name.endswith(".dvc"):
+            raise FlowError(
+                f"{name}: {reason}. Keep the change with `dvc commit {name}`, "
+                f"or fetch the recorded version with `dvc pull {name}`"
+            )
+
+
+def _in_order(stages: dict[str, Stage]) -> list[Stage]:
+    ordered: dict[str, Stage] = {}
+    while len(ordered) < len(stages):
+        for name, stage in stages.items():
+            inside = tuple(up for up in stage.upstream if up in stages)
+            if name not in ordered and ordered.keys() >= set(inside):
+                ordered[name] = Stage(name, inside, stage.metrics)
+                break
+    return list(ordered.values())
+
+
+def _reason(faults: list[object]) -> str:
+    """`[{"changed deps": {"a": "modified"}}]` as `changed deps: a modified`."""
+    parts: list[str] = []
+    for fault in faults:
+        if isinstance(fault, dict):
+            parts += [f"{kind}: {_items(items)}" for kind, items in fault.items()]
+        else:
+            parts.append(str(fault))
+    return "; ".join(parts)
+
+
+def _items(items: object) -> str:
+    if not isinstance(items, dict):
+        return str(items)
+    return ", ".join(
+        f"{name} {state if isinstance(state, str) else 'changed'}" for name, state in items.items()
+    )

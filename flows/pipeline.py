@@ -1,0 +1,153 @@
+"""The flow: every stage of dvc.yaml as a task, in DVC's order, then push, check and publish."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import allow_failure, flow
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+
+from flows import artifacts
+from flows.dag import Stage, changed, check_data, read_stages, select
+from flows.dead_runs import close_dead_runs
+from flows.errors import FlowError, StageFailedError
+from flows.locks import clean_rwlock, hold_checkout
+from flows.process import open_run, stop_all
+from flows.remote import use_remote
+from flows.schedule import AT_ONCE, CHAMPION, Kind, Outcome, Step, plan, run_steps
+from flows.stage import push, push_insistently, run_hook, run_stage
+from flows.terminal import say, use_terminal
+from tasks.params import load_params
+
+PUBLISH = "publish"
+
+TASKS: dict[Kind, Task[..., Any]] = {
+    "stage": run_stage,
+    "hook": run_hook,
+    "push": push,
+    "last push": push_insistently,
+}
+# untyped, since Prefect's TaskRunner is invariant in its kind of future
+THREADS: Any = ThreadPoolTaskRunner(max_workers=sum(AT_ONCE.values()))
+
+
+@flow(name="retrain", task_runner=THREADS, persist_result=False)
+def retrain(
+    stages: list[str] | None = None, force: list[str] | None = None, publish: bool = True
+) -> list[Outcome]:
+    """Bring the stages up to date, push their outputs, publish the model if the gate lets it.
+
+    Args:
+        stages: Only these, without what they depend on; all when empty.
+        force: Run these even when nothing has changed.
+        publish: Whether a full run ends with `python -m tasks.publish`.
+
+    Returns:
+        How each step ended.
+
+    Raises:
+        StageFailedError: A stage, a hook or the final push failed; all that does not depend on it
+            has been run.
+        FlowError: The run could not start, or left something out of date.
+    """
+    use_terminal()
+    root = Path.cwd()
+    params = load_params()
+    with hold_checkout(root):
+        _clean_up(root)
+        say(f"outputs go to {use_remote(root, params.store)}")
+        every = read_stages()
+        chosen = select(every, stages) if stages else every
+        forced = {stage.name for stage in select(every, force or [])}
+        changes = changed()
+        check_data(changes)
+        open_run()
+        try:
+            runner = PrefectRunner(forced)
+            outcomes = run_steps(plan(chosen), {*changes, *forced, CHAMPION}, runner)
+            artifacts.show_run(chosen, outcomes)
+            # a push of one stage that failed is no reason: the one of everything decides
+            _raise_failures([outcome for outcome in outcomes if outcome.kind != "push"])
+            outcomes += _finish(runner, chosen, is_whole=chosen == every)
+            if publish and chosen == every:
+                publication = run_steps([Step(PUBLISH, "hook")], {PUBLISH}, runner)
+                _raise_failures(publication)
+                outcomes += publication
+        except BaseException:
+            stop_all()
+            raise
+    return outcomes
+
+
+class PrefectRunner:
+    """Runs each step as a Prefect task."""
+
+    def __init__(self, forced: set[str]) -> None:
+        self._forced = forced
+        self._futures: dict[str, PrefectFuture[float]] = {}
+        self._started: dict[str, float] = {}
+
+    def start(
+        self, step: Step, *, is_stale: bool, blocked_by: str | None, done: Callable[[], None]
+    ) -> None:
+        """Submit `step`; all it waits for has ended, so the edges only draw the graph."""
+        edges = [allow_failure(self._futures[name]) for name in step.upstream]
+        self._started[step.name] = time.monotonic()
+        task = TASKS[step.kind]
+        parameters: dict[str, Any] = {"blocked_by": blocked_by}
+        match step.kind:
+            case "stage":
+                forced = step.name in self._forced
+                parameters = {"is_stale": is_stale, "is_forced": forced, "blocked_by": blocked_by}
+            case "push" | "last push":
+                parameters = {"stages": list(step.targets)}
+        future = task.submit(step.name, **parameters, wait_for=edges)
+        self._futures[step.name] = future
+        future.add_done_callback(lambda _future: done())
+
+    def outcome(self, step: Step) -> Outcome:
+        """The state of the task as Prefect recorded it."""
+        future = self._futures[step.name]
+        result = future.result(raise_on_failure=False)
+        if isinstance(result, float):
+            return Outcome(step.name, step.kind, str(future.state.name), result, "")
+        seconds = time.monotonic() - self._started[step.name]
+        return Outcome(step.name, step.kind, str(future.state.name), seconds, str(result))
+
+
+def _clean_up(root: Path) -> None:
+    """Remove what killed runs have left behind."""
+    for line in clean_rwlock(root / ".dvc" / "tmp"):
+        say(line)
+    for name in close_dead_runs(root, UUID(flow_run.get_id())):
+        say(f"the run {name} had died")
+
+
+def _finish(runner: PrefectRunner, chosen: list[Stage], *, is_whole: bool) -> list[Outcome]:
+    """Push once more, since an earlier push may have failed, and see that nothing is stale."""
+    names = tuple(stage.name for stage in chosen)
+    last = Step(
+        "push everything" if is_whole else "push again", "last push", (), () if is_whole else names
+    )
+    outcomes = run_steps([last], {last.name}, runner)
+    _raise_failures(outcomes)
+    left = {name: why for name, why in changed().items() if is_whole or name in names}
+    if left:
+        lines = "\n".join(f"  {name}: {why}" for name, why in left.items())
+        raise FlowError(f"the run left stages out of date; was a file edited meanwhile?\n{lines}")
+    return outcomes
+
+
+def _raise_failures(outcomes: list[Outcome]) -> None:
+    """Fail the run with what failed and what could not run for it."""
+    failed = [outcome for outcome in outcomes if not outcome.is_good and outcome.state != "NotRun"]
+    if not failed:
+        return
+    blocked = [outcome.name for outcome in outcomes if outcome.state == "NotRun"]
+    note = [f"not run for that reason: {', '.join(blocked)}"] if blocked else []
+    raise StageFailedError("\n\n".join([*(outcome.message for outcome in failed), *note]))

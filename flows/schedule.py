@@ -1,0 +1,132 @@
+"""Which step may start when: no step before what it reads, only so many of a kind at a time.
+
+Knows neither Prefect nor DVC. Prefect's own waiting would not do: it blocks one worker thread per
+waiting task, so that two waiting stages keep a third, ready one from starting.
+"""
+
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from flows.dag import Stage
+
+Kind = Literal["stage", "hook", "push", "last push"]
+AT_ONCE: dict[Kind, int] = {"stage": 2, "hook": 1, "push": 1, "last push": 1}
+"""Steps of a kind that run side by side; a push has a place of its own and delays no stage."""
+
+CHAMPION = "champion"
+"""Hook that fetches the champion's scores before the stage that compares with them."""
+GATE = "gate"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do in a run."""
+
+    name: str
+    kind: Kind
+    upstream: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    """Stages a push copies; all when empty."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended."""
+
+    name: str
+    kind: Kind
+    state: str
+    """Completed, Cached, Skipped, NotRun, or Failed and the like."""
+    seconds: float
+    message: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its outputs may have changed."""
+        return self.state in {"Completed", "Cached"}
+
+    @property
+    def is_good(self) -> bool:
+        """Whether what depends on it can run."""
+        return self.is_new or self.state == "Skipped"
+
+
+class Runner(Protocol):
+    """Runs single steps."""
+
+    def start(
+        self, step: Step, *, is_stale: bool, blocked_by: str | None, done: Callable[[], None]
+    ) -> None:
+        """Start `step` and return at once; `done` is called, in any thread, when it has ended."""
+        ...
+
+    def outcome(self, step: Step) -> Outcome:
+        """How `step`, which has ended, ended."""
+        ...
+
+
+def plan(stages: list[Stage]) -> list[Step]:
+    """The steps of a run: each stage, its push, and the hook before the gate, in a valid order."""
+    steps: list[Step] = []
+    chosen = {stage.name for stage in stages}
+    for stage in stages:
+        upstream = tuple(name for name in stage.upstream if name in chosen)
+        if stage.name == GATE:
+            steps.append(Step(CHAMPION, "hook", upstream))
+            upstream += (CHAMPION,)
+        steps.append(Step(stage.name, "stage", upstream))
+        steps.append(Step(f"push {stage.name}", "push", (stage.name,), (stage.name,)))
+    return steps
+
+
+def run_steps(steps: Sequence[Step], stale: set[str], runner: Runner) -> list[Outcome]:
+    """Run `steps` and return how each ended, in their order; an unneeded push is left out.
+
+    Args:
+        steps: Each after all it depends on.
+        stale: Steps known to have work to do; whatever reads a new output is stale as well.
+        runner: Starts and collects single steps.
+    """
+    waiting = {step.name: step for step in steps}
+    causes: dict[str, str] = {}
+    running: dict[str, Step] = {}
+    outcomes: dict[str, Outcome] = {}
+    finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+    while waiting or running:
+        for step in _ready(waiting, running, outcomes):
+            del waiting[step.name]
+            upstream = [outcomes[name] for name in step.upstream]
+            is_stale = step.name in stale or any(outcome.is_new for outcome in upstream)
+            if step.kind == "push" and not is_stale:
+                continue
+            running[step.name] = step
+            broken = next((outcome.name for outcome in upstream if not outcome.is_good), None)
+            if broken is not None:
+                causes[step.name] = causes.get(broken, broken)
+            runner.start(
+                step,
+                is_stale=is_stale,
+                blocked_by=causes.get(step.name),
+                done=lambda name=step.name: finished.put(name),
+            )
+        if running:
+            name = finished.get()
+            outcomes[name] = runner.outcome(running.pop(name))
+    return [outcomes[step.name] for step in steps if step.name in outcomes]
+
+
+def _ready(
+    waiting: dict[str, Step], running: dict[str, Step], outcomes: dict[str, Outcome]
+) -> list[Step]:
+    """The steps that may start now, within the places left of each kind."""
+    places = AT_ONCE.copy()
+    for step in running.values():
+        places[step.kind] -= 1
+    ready: list[Step] = []
+    for step in waiting.values():
+        if places[step.kind] > 0 and outcomes.keys() >= set(step.upstream):
+            places[step.kind] -= 1
+            ready.append(step)
+    return ready

@@ -1,0 +1,103 @@
+"""A Prefect server for this checkout: one that dies with the run, or one that stays, to look at.
+
+A run without PREFECT_API_URL uses the server of `python -m flows.ui` when that is up, and otherwise
+starts its own on a free loopback port; the history lies in .samovar/prefect either way.
+"""
+
+import atexit
+import contextlib
+import http
+import http.client
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+from flows.errors import FlowError
+from flows.process import Processes
+from flows.settings import STATE
+
+HOST = "127.0.0.1"
+START_WAIT_S = 120.0
+START_POLL_S = 0.1
+ADDRESS_FILE = STATE / "prefect" / "server.url"
+
+
+def use_server() -> tuple[str, bool]:
+    """Make PREFECT_API_URL the address of a live server.
+
+    One given in the environment or already up for this checkout is used and left alone. Our own
+    ends when this Python process exits, after Prefect's last log lines: call this before Prefect
+    is imported, since exit handlers run in reverse.
+
+    Returns:
+        The address of its UI, and whether it stays up.
+
+    Raises:
+        FlowError: The server does not come up.
+    """
+    given = os.environ.get("PREFECT_API_URL") or running_server()
+    if given:
+        os.environ["PREFECT_API_URL"] = given
+        return given.removesuffix("/api"), True
+    server = contextlib.ExitStack()
+    url = server.enter_context(start_server(free_port()))
+    atexit.register(server.close)
+    os.environ["PREFECT_API_URL"] = f"{url}/api"
+    return url, False
+
+
+@contextlib.contextmanager
+def start_server(port: int) -> Iterator[str]:
+    """Run a server on `port` for the body, and end it, also when this process is killed.
+
+    Raises:
+        FlowError: It does not answer; the message names its log.
+    """
+    url = f"http://{HOST}:{port}"
+    log_path = ADDRESS_FILE.with_name("server.log")
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    processes = Processes()
+    with log_path.open("w", encoding="utf-8") as log:
+        command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
+        # the pages ask this address; without it they ask port 4200, whatever the port
+        extra = {"PREFECT_SERVER_UI_API_URL": f"{url}/api"}
+        process = processes.start([sys.executable, "-m", *command], log.fileno(), extra)
+        try:
+            deadline = time.monotonic() + START_WAIT_S
+            while not is_up(f"{url}/api"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise FlowError(f"the Prefect server did not start, see {log_path}")
+                time.sleep(START_POLL_S)
+            ADDRESS_FILE.write_text(f"{url}/api", encoding="utf-8")
+            yield url
+        finally:
+            ADDRESS_FILE.unlink(missing_ok=True)
+            processes.close()
+
+
+def running_server() -> str | None:
+    """The API address of a server that is up for this checkout."""
+    if not ADDRESS_FILE.exists():
+        return None
+    url = ADDRESS_FILE.read_text(encoding="utf-8")
+    return url if is_up(url) else None
+
+
+def is_up(api_url: str) -> bool:
+    """Whether a Prefect API answers at this address."""
+    try:
+        with urllib.request.urlopen(f"{api_url}/health", timeout=2) as answer:  # noqa: S310 - http
+            return answer.status == http.HTTPStatus.OK
+    except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException):
+        return False
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,69 @@
+"""What a person reads at the end of a run: stages, scores, the model, where to look."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.schedule import Outcome
+from flows.settings import STATE
+from flows.tables import LADDER, REPORT, ladder_rows, read_ladder, stage_rows
+
+OPEN_COMMAND = "python -m flows.ui"
+PUBLISHED = STATE / "published.json"
+FINAL_MODEL = Path("artifacts/merge/model")
+
+
+def show_summary(outcomes: list[Outcome], ui_url: str | None, console: Console) -> None:
+    """Write the summary of a green run to `console`.
+
+    Args:
+        outcomes: How its steps ended.
+        ui_url: Where a server that stays up shows the run; none names the command that starts one.
+        console: Where to write.
+    """
+    stages = [outcome for outcome in outcomes if outcome.kind == "stage"]
+    if stages and all(outcome.state == "Skipped" for outcome in stages):
+        console.print("every stage is up to date", style="bold green")
+    console.print(as_table("Stages", stage_rows(outcomes)))
+    ladder = ladder_rows(read_ladder(LADDER))
+    if ladder:
+        console.print(as_table("Scores (0-100)", ladder))
+    if REPORT.exists():
+        console.print(f"Report:     {REPORT.resolve()}", soft_wrap=True)
+    model = published_model()
+    if model.exists():
+        console.print(
+            "Use the model:", *load_lines(model), sep="\n    ", soft_wrap=True, highlight=False
+        )
+    console.print(f"Prefect UI: {ui_url or OPEN_COMMAND}", soft_wrap=True)
+
+
+def as_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """Rows with the same keys as a table; numbers to the right."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+def published_model() -> Path:
+    """The folder of the version published last, or of this run's model when none is local."""
+    if PUBLISHED.exists():
+        address = json.loads(PUBLISHED.read_text(encoding="utf-8")).get("address")
+        if address and Path(address).is_dir():
+            return Path(address)
+    return FINAL_MODEL
+
+
+def load_lines(model: Path) -> list[str]:
+    """Three lines of Python that load the model and embed a sentence."""
+    return [
+        "from sentence_transformers import SentenceTransformer",
+        f'model = SentenceTransformer("{model}")',
+        'print(model.encode(["Самовар стоит на столе"]).shape)',
+    ]

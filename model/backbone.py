@@ -1,0 +1,216 @@
+"""The decoder: where it comes from, how its attention becomes bidirectional, and the proof.
+
+Bidirectional attention is a setting of the stock transformers classes (`config.is_causal = False`,
+transformers >= 5.2). A class that ignores it gives no error, so nothing is believed unmeasured.
+
+Shape letters: B = texts, T = tokens, D = hidden size.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from model.encoder import Encoder
+
+PROBE_TOKENS = 12
+PROBE_PADDING = 5
+MIN_CHANGE = 1e-4
+"""Least change of the first state, over the largest state, that shows it sees the last token."""
+MAX_NOISE = 1e-5
+"""Largest change that still counts as none."""
+MAX_PADDING_CHANGE = 1e-4
+"""Largest change of any number of a unit-norm vector by padding, in float32."""
+MAX_PADDING_CHANGE_BF16 = 3e-2
+"""The same with flash kernels, which work in bfloat16."""
+
+logger = logging.getLogger(__name__)
+
+
+def load_decoder(
+    source: str, *, revision: str | None, attn_implementation: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Decoder without language-model head, in float32, and its tokenizer.
+
+    Args:
+        source: A folder, or an id of the Hugging Face hub; the environment's HF_HUB_OFFLINE,
+            HF_HOME and HF_TOKEN are respected.
+        revision: Commit, tag or branch of a hub id; None takes the newest.
+        attn_implementation: As in transformers: eager, sdpa, flash_attention_2.
+
+    Raises:
+        ValueError: The source cannot be reached, does not exist, holds no such model or needs an
+            attention kernel that is not installed; the message says what to do.
+    """
+    transformers_logging.disable_progress_bar()
+    if not Path(source).is_dir() and source.startswith((".", "/", "~")):
+        raise ValueError(f"backbone.source {source!r}: there is no such folder")
+    try:
+        decoder = AutoModel.from_pretrained(
+            source,
+            revision=revision or "main",
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+    except ImportError as error:
+        raise ValueError(
+            f"backbone.attn_implementation {attn_implementation!r} is not installed here: {error}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(_explain(source, revision, error)) from error
+    return decoder, tokenizer
+
+
+def _explain(source: str, revision: str | None, error: Exception) -> str:
+    first_line = str(error).strip().split("\n", maxsplit=1)[0]
+    if Path(source).is_dir():
+        return f"the folder {source!r} holds no decoder and fast tokenizer to load: {first_line}"
+    return (
+        f"the hub model {source!r} (revision {revision or 'main'}) cannot be loaded: {first_line}. "
+        "Check the id, the revision and the connection; a gated model needs HF_TOKEN; with "
+        "HF_HUB_OFFLINE=1 it must be in the cache (hf download); or set backbone.source to a folder"
+    )
+
+
+def set_attention(decoder: PreTrainedModel, attention: Literal["bidirectional", "causal"]) -> None:
+    """Let every token see all tokens, or only the earlier ones; kept in config.json when saved."""
+    decoder.config.is_causal = attention == "causal"
+
+
+def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:
+    """Attention implementations to prove: the configured one and what others may load it with."""
+    names = {"eager", configured}
+    if decoder._supports_sdpa:
+        names.add("sdpa")
+    return sorted(names)
+
+
+def prove_folder(
+    folder: Path,
+    attention: Literal["bidirectional", "causal"],
+    *,
+    device: torch.device,
+    attn_implementation: str,
+) -> dict[str, Any]:
+    """Proof of the attention of a saved encoder, with every kernel it may be run with.
+
+    Args:
+        folder: Written by `Encoder.save`.
+        attention: What it claims.
+        device: Where it is loaded.
+        attn_implementation: The configured kernel; eager and sdpa are measured as well.
+
+    Raises:
+        ValueError: A measurement contradicts the claim.
+    """
+    encoder = Encoder.load(folder, device=device, attn_implementation=attn_implementation)
+    implementations = implementations_of(encoder.backbone, attn_implementation)
+    return prove_attention(encoder, attention, implementations)
+
+
+def prove_attention(
+    encoder: Encoder,
+    attention: Literal["bidirectional", "causal"],
+    implementations: Sequence[str],
+) -> dict[str, Any]:
+    """Measure what the first token sees and what padding changes, for each attention kernel.
+
+    The last token of a text is exchanged: the state of the first token must change when attention
+    is bidirectional and must not when it is causal, with and without padding, since transformers
+    takes another path for each. A text must keep its vector when others of its batch are longer.
+
+    Args:
+        encoder: Left with the attention implementation it came with.
+        attention: What the encoder claims.
+        implementations: Attention implementations to measure.
+
+    Returns:
+        JSON: the claim, the bounds, and per implementation `first_state_change` and
+        `first_state_change_padded` (largest change over largest state) and
+        `vector_change_by_padding` (largest change of one number).
+
+    Raises:
+        ValueError: A measurement contradicts the claim.
+    """
+    original = encoder.backbone.config._attn_implementation or "eager"
+    measured: dict[str, dict[str, float]] = {}
+    try:
+        for name in implementations:
+            encoder.backbone.set_attn_implementation(name)
+            # flash kernels take half precision alone
+            with torch.autocast(encoder.device.type, torch.bfloat16, enabled="flash" in name):
+                measured[name] = _measure(encoder)
+            logger.info("%s attention with %s: %s", attention, name, measured[name])
+            _check(measured[name], attention, f"{encoder.backbone.config.model_type} with {name}")
+    finally:
+        encoder.backbone.set_attn_implementation(original)
+    bounds = {
+        "min_change": MIN_CHANGE,
+        "max_noise": MAX_NOISE,
+        "max_padding_change": MAX_PADDING_CHANGE,
+    }
+    return {"attention": attention, "bounds": bounds, "implementations": measured}
+
+
+@torch.inference_mode()
+def _measure(encoder: Encoder) -> dict[str, float]:
+    probe_1T = (torch.arange(PROBE_TOKENS) * 7 + 3).unsqueeze(
+        0
+    ) % encoder.backbone.config.vocab_size
+    probe_1T = probe_1T.to(encoder.device)
+    other_1T = probe_1T.clone()
+    other_1T[0, -1] = (other_1T[0, -1] + 1) % encoder.backbone.config.vocab_size
+    ones_1T = torch.ones_like(probe_1T)
+    padding = (0, PROBE_PADDING)
+    wide_1T, wide_other_1T, mask_1T = (
+        torch.nn.functional.pad(tensor, padding) for tensor in (probe_1T, other_1T, ones_1T)
+    )
+    alone_1D = encoder(probe_1T, ones_1T, ones_1T)
+    padded_1D = encoder(wide_1T, mask_1T, mask_1T)
+    return {
+        "first_state_change": _change(encoder, probe_1T, other_1T, ones_1T),
+        "first_state_change_padded": _change(encoder, wide_1T, wide_other_1T, mask_1T),
+        "vector_change_by_padding": _rounded((alone_1D - padded_1D).abs().max()),
+    }
+
+
+def _change(encoder: Encoder, ids_BT: Tensor, other_BT: Tensor, mask_BT: Tensor) -> float:
+    first_BD, second_BD = (
+        encoder.backbone(input_ids=ids, attention_mask=mask_BT, use_cache=False)
+        .last_hidden_state[:, 0]
+        .float()
+        for ids in (ids_BT, other_BT)
+    )
+    return _rounded((first_BD - second_BD).abs().max() / first_BD.abs().max())
+
+
+def _rounded(value: Tensor) -> float:
+    return float(f"{value.item():.3g}")
+
+
+def _check(measured: dict[str, float], attention: str, name: str) -> None:
+    changes = [measured["first_state_change"], measured["first_state_change_padded"]]
+    if attention == "bidirectional" and min(changes) < MIN_CHANGE:
+        raise ValueError(
+            f"{name} stays causal: exchanging the last token changes the first state by "
+            f"{min(changes):.3g}, expected at least {MIN_CHANGE:g}. This class of transformers "
+            "ignores config.is_causal = False: set backbone.attention to causal or take another "
+            "decoder"
+        )
+    if attention == "causal" and max(changes) > MAX_NOISE:
+        raise ValueError(
+            f"{name} is not causal: exchanging the last token changes the first state by "
+            f"{max(changes):.3g}, expected at most {MAX_NOISE:g}"
+        )
+    limit = MAX_PADDING_CHANGE_BF16 if "flash" in name else MAX_PADDING_CHANGE
+    if measured["vector_change_by_padding"] > limit:
+        raise ValueError(
+            f"{name} sees padding: it changes a vector by "
+            f"{measured['vector_change_by_padding']:.3g}, expected at most {limit:g}"
+        )

@@ -1,0 +1,201 @@
+"""The embedding model: decoder, pooling, L2 norm; and encoding many texts with it.
+
+Shape letters: B = texts of a batch, T = tokens, D = embedding size, N = texts of a call.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from model.export import load_parts, save_parts
+from model.pooling.build import PoolingSettings, build_pooling
+from model.tokenization import (
+    TokenizedText,
+    check_prompt_ends,
+    collate,
+    plain_tokenizer,
+    token_budget_batches,
+    tokenize,
+)
+
+__all__ = ["Encoder", "TokenizedText", "collate"]
+
+PROGRESS_INTERVAL_S = 5.0
+TOKENIZE_CHUNK = 10_000
+
+logger = logging.getLogger(__name__)
+
+
+class Encoder(nn.Module):
+    """Texts to unit-norm vectors.
+
+    Attributes:
+        backbone: The decoder without its language-model head.
+        tokenizer: Right padded; ends each text with EOS when the pooling is `last`.
+        pooling: States (B, T, D) and a mask (B, T) to vectors (B, D), in float32.
+        settings: How texts are pooled.
+        max_length_tokens: Longer inputs are cut, prompt included.
+        prompts: Named prompts stored with the model.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: PoolingSettings,
+        *,
+        max_length_tokens: int,
+        prompts: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = plain_tokenizer(tokenizer, append_eos=settings.kind == "last")
+        self.settings = settings
+        self.pooling = build_pooling(settings, backbone.config.hidden_size)
+        self.max_length_tokens = max_length_tokens
+        self.prompts = dict(prompts or {})
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers per vector, D."""
+        return self.backbone.config.hidden_size
+
+    @property
+    def pool_prompt(self) -> bool:
+        """Whether the tokens of the prompt take part in pooling."""
+        return self.settings.pool_prompt
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        """Token id that fills the right side of a batch."""
+        return int(self.tokenizer.pad_token_id)  # pyright: ignore[reportArgumentType]  # one id, never a list
+
+    def tokenize(
+        self,
+        texts: list[str],
+        *,
+        prompts: list[str] | None = None,
+        max_length_tokens: int | None = None,
+    ) -> list[TokenizedText]:
+        """Token ids of each prompt and text together, in order; see `tokenization.tokenize`."""
+        limit = max_length_tokens or self.max_length_tokens
+        return tokenize(self.tokenizer, texts, prompts or [""] * len(texts), limit)
+
+    def forward(
+        self, input_ids_BT: Tensor, attention_mask_BT: Tensor, pool_mask_BT: Tensor
+    ) -> Tensor:
+        """Unit-norm float32 vectors (B, D); pooling runs in float32 under autocast too."""
+        output = self.backbone(
+            input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False
+        )
+        with torch.autocast(input_ids_BT.device.type, enabled=False):
+            pooled_BD = self.pooling(output.last_hidden_state.float(), pool_mask_BT)
+            return F.normalize(pooled_BD, dim=-1)
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: list[str],
+        *,
+        prompt: str = "",
+        batch_tokens: int,
+        max_length_tokens: int | None = None,
+        precision: Literal["bf16", "fp32"] = "fp32",
+    ) -> np.ndarray:
+        """Vectors of many texts, in their order.
+
+        Args:
+            texts: Any number of texts.
+            prompt: Put in front of each text.
+            batch_tokens: Tokens per forward pass, padding included.
+            max_length_tokens: Cut there; None takes the model's own limit.
+            precision: Autocast type of the decoder.
+
+        Returns:
+            float32 array of shape (N, D), unit norm.
+        """
+        was_training = self.training
+        self.eval()
+        items = self._tokenize_chunks(texts, prompt, max_length_tokens)
+        embedding_ND = torch.empty((len(texts), self.embedding_size))
+        done, shown = 0, time.monotonic()
+        started = shown
+        for batch in token_budget_batches([len(item.ids) for item in items], batch_tokens):
+            embedding_ND[batch] = self._encode_batch(
+                [items[position] for position in batch], precision
+            )
+            done += len(batch)
+            if time.monotonic() - shown > PROGRESS_INTERVAL_S:
+                shown = time.monotonic()
+                rate = done / (shown - started)
+                logger.info("encoded %d/%d texts, %.0f texts/s", done, len(texts), rate)
+        self.train(was_training)
+        return embedding_ND.numpy()
+
+    def _tokenize_chunks(
+        self, texts: Sequence[str], prompt: str, max_length_tokens: int | None
+    ) -> list[TokenizedText]:
+        items: list[TokenizedText] = []
+        for start in range(0, len(texts), TOKENIZE_CHUNK):
+            chunk = list(texts[start : start + TOKENIZE_CHUNK])
+            prompts = [prompt] * len(chunk)
+            items += self.tokenize(chunk, prompts=prompts, max_length_tokens=max_length_tokens)
+        return items
+
+    def _encode_batch(self, items: list[TokenizedText], precision: str) -> Tensor:
+        batch = collate(items, pad_id=self.pad_id, pool_prompt=self.pool_prompt, device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return self(*batch).cpu()
+
+    def save(self, folder: Path, *, prompts: dict[str, str] | None = None) -> None:
+        """Write a sentence-transformers folder that gives the same vectors.
+
+        Raises:
+            ValueError: Prompts stay out of pooling, and one may share a token with its text, which
+                sentence-transformers would leave out as well.
+        """
+        prompts = self.prompts if prompts is None else prompts
+        if not self.pool_prompt and self.settings.kind != "last":
+            check_prompt_ends(self.tokenizer, prompts)
+        save_parts(
+            folder,
+            backbone=self.backbone,
+            tokenizer=self.tokenizer,
+            pooling=self.pooling,
+            settings=self.settings,
+            max_length_tokens=self.max_length_tokens,
+            prompts=prompts,
+        )
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: torch.device | str = "cpu", attn_implementation: str = "sdpa"
+    ) -> "Encoder":
+        """Read a folder that `save` wrote, in the dtype it holds, in eval mode.
+
+        Raises:
+            ValueError: The folder is missing or is no such folder.
+        """
+        parts = load_parts(folder, attn_implementation=attn_implementation)
+        encoder = cls(
+            parts.backbone,
+            parts.tokenizer,
+            parts.settings,
+            max_length_tokens=parts.max_length_tokens,
+            prompts=parts.prompts,
+        )
+        encoder.pooling.load_state_dict(parts.pooling_state)
+        return encoder.to(device).eval()

@@ -1,0 +1,44 @@
+"""Matryoshka: the same loss on prefixes of the embeddings, so that a prefix is an embedding too.
+
+Shape letters: B = queries, N = documents, D = embedding size.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def matryoshka_sizes(embedding_size: int, prefix_sizes: Iterable[int]) -> list[int]:
+    """The full size and the prefix sizes, each once, largest first.
+
+    Raises:
+        ValueError: A prefix is longer than the embedding.
+    """
+    sizes = sorted({embedding_size, *prefix_sizes}, reverse=True)
+    if sizes[0] > embedding_size:
+        raise ValueError(
+            f"Matryoshka size {sizes[0]} exceeds the embedding size {embedding_size}: remove it"
+        )
+    return sizes
+
+
+def matryoshka_loss(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    query_BD: Tensor,
+    document_ND: Tensor,
+    sizes: list[int],
+) -> Tensor:
+    """Mean of `loss` over the prefix sizes, each prefix scaled back to unit norm.
+
+    The mean, not the sum, keeps the learning rate independent of the number of sizes. Masks belong
+    to `loss` and are thereby the same at every size.
+
+    Source: Kusupati et al. 2022, arXiv:2205.13147, eq. 1 (a sum there).
+    """
+    losses = [
+        loss(F.normalize(query_BD[:, :size], dim=-1), F.normalize(document_ND[:, :size], dim=-1))
+        for size in sizes
+    ]
+    return torch.stack(losses).mean()

@@ -1,0 +1,126 @@
+"""Batches of training examples that tell Self Positioning how good a merged model is.
+
+Shape letters: B = queries, M = texts of a batch, D = embedding size, R = probe rows of a source.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.encoder import Encoder
+from model.export import LATENT_FOLDER
+from model.tokenization import collate
+from model.training.batches import TokenizedSource
+from model.training.grad_cache import cached_backward, plain_backward
+from model.training.micro_batches import padded_tokens, split_by_tokens
+from model.training.objective import objective_of
+from model.training.settings import TrainingSource
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Values of a probe; every field is required."""
+
+    examples: int
+    """Rows over all sources; each source gives an equal share, or all it has."""
+    batch_size: int
+    """Queries per step, all of one source."""
+    hard_negatives: int
+    """Explicit negatives per query; a row with fewer gives what it has."""
+    temperature: float
+    """Divides the cosine."""
+    max_length_tokens: int
+    micro_batch_tokens: int
+    """Tokens, padding included, whose activations are held at once."""
+    precision: Literal["bf16", "fp32"]
+    seed: int
+
+
+class Probe:
+    """InfoNCE of an encoder on the probe batch of any step; the sources take turns."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        sources: Sequence[TrainingSource],
+        settings: ProbeSettings,
+        folder: Path,
+    ) -> None:
+        """Draw and tokenise the probe rows; graded sources have no InfoNCE and are left out.
+
+        Args:
+            encoder: Scored as it stands at each call; switched to evaluation mode.
+            sources: Training examples.
+            settings: The numbers.
+            folder: For the token files.
+
+        Raises:
+            ValueError: No source is left.
+        """
+        self._encoder = encoder.eval()
+        self._settings = settings
+        ungraded = [source for source in sources if not source.is_graded]
+        if not ungraded:
+            names = [source.name for source in sources]
+            raise ValueError(
+                f"no probe can be made of the sources {names}: it needs a task other than sts"
+            )
+        share = max(1, settings.examples // len(ungraded))
+        self._rows = [
+            np.sort(self._rng(1, number).permutation(source.table.num_rows)[:share])
+            for number, source in enumerate(ungraded)
+        ]
+        self._sources = [
+            TokenizedSource(source, rows, encoder, settings.max_length_tokens, folder)
+            for source, rows in zip(ungraded, self._rows, strict=True)
+        ]
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self._settings.seed, *key])
+
+    def backward(self, step: int) -> float:
+        """Add the gradient of the loss of a step, counted from 0, to the parameters; return it."""
+        settings, encoder = self._settings, self._encoder
+        turn, place = divmod(step, len(self._sources))
+        number = int(self._rng(2, turn).permutation(len(self._sources))[place])
+        source, rng = self._sources[number], self._rng(3, step)
+        rows = rng.permutation(self._rows[number])[: settings.batch_size]
+        batch = source.batch(rows, settings.hard_negatives, rng)
+        objective = objective_of(
+            batch,
+            is_in_batch=source.source.is_in_batch,
+            temperature=settings.temperature,
+            sizes=[encoder.embedding_size],
+            device=encoder.device,
+        )
+        length_M = np.array([len(item.ids) for item in batch.items])
+        parts = split_by_tokens(length_M, settings.micro_batch_tokens)
+        is_cached = padded_tokens(length_M, parts) > settings.micro_batch_tokens
+
+        def embed(part: np.ndarray) -> Tensor:
+            items = [batch.items[text] for text in part.tolist()]
+            tensors = collate(
+                items,
+                pad_id=encoder.pad_id,
+                pool_prompt=encoder.pool_prompt,
+                device=encoder.device,
+            )
+            is_bf16 = settings.precision == "bf16"
+            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=is_bf16):
+                return encoder(*tensors)
+
+        backward = cached_backward if is_cached else plain_backward
+        return float(backward(embed, parts, objective.loss))
+
+
+def parameters_by_tensor(encoder: Encoder) -> dict[str, nn.Parameter]:
+    """Parameters of an encoder under the names their tensors have in its folder."""
+    pooling = encoder.pooling.named_parameters()
+    return dict(encoder.backbone.named_parameters()) | {
+        f"{LATENT_FOLDER}/{name}": parameter for name, parameter in pooling
+    }

@@ -1,0 +1,198 @@
+"""Removing blocks of a decoder: distances between their states, three rules, and the surgery.
+
+State x_0 is the input of block 0 and x_{i+1} the output of block i, before the final norm.
+
+Shape letters: B = texts, T = tokens, M = measured tokens, D = hidden size, L = blocks.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from model.encoder import Encoder
+from model.tokenization import TokenizedText, collate, token_budget_batches
+
+PER_LAYER_KEYS = ("layer_types", "mlp_layer_types", "no_rope_layers")
+"""Config lists with one entry per block."""
+LAYER_INDEX_KEYS = ("mlp_only_layers",)
+"""Config lists of block numbers."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far apart the states around blocks are, averaged over tokens, in float64."""
+
+    influence: list[float]
+    """Per block i: 1 - mean cos(x_i, x_{i+1}) (ShortGPT, arXiv:2403.03853)."""
+    angles: list[float]
+    """Per first block l of a run of n: mean arccos(cos(x_l, x_{l+n})) / pi (Gromov et al.,
+    arXiv:2403.17887)."""
+
+
+def blocks_to_remove(num_layers: int, fraction: float) -> int:
+    """Number of blocks nearest to the fraction, halves up; one block always stays."""
+    return min(math.floor(fraction * num_layers + 0.5), num_layers - 1)
+
+
+@torch.inference_mode()
+def measure_distances(
+    encoder: Encoder,
+    items: Sequence[TokenizedText],
+    *,
+    run_length: int,
+    tokens: Literal["all", "last"],
+    batch_tokens: int,
+) -> Distances:
+    """Both distances of every block, from one pass over calibration texts.
+
+    Args:
+        encoder: Measured as it is, so after its causal mask was removed if it was.
+        items: Calibration texts.
+        run_length: Blocks n of a run, for `angles`.
+        tokens: `all` takes every token, right where all are pooled; `last` the last one of a text,
+            as Gromov et al. do for causal language models.
+        batch_tokens: Tokens per forward pass, padding included.
+
+    Raises:
+        ValueError: There is no text to measure.
+    """
+    if not items:
+        raise ValueError("no calibration texts: the documents of ingest are empty")
+    influence_sums: list[Tensor] = []
+    angle_sums: list[Tensor] = []
+    count = 0
+    for batch in token_budget_batches([len(item.ids) for item in items], batch_tokens):
+        chosen = [items[position] for position in batch]
+        states = _block_states(encoder, chosen, tokens)
+        influence_sums.append(torch.stack([(1.0 - cos_M).sum() for cos_M in _cosines(states, 1)]))
+        angle_sums.append(
+            torch.stack([cos_M.arccos().sum() / math.pi for cos_M in _cosines(states, run_length)])
+        )
+        count += states[0].shape[0]
+    influence_L = torch.stack(influence_sums).sum(dim=0) / count
+    angle_L = torch.stack(angle_sums).sum(dim=0) / count
+    return Distances(influence_L.tolist(), angle_L.tolist())
+
+
+def choose_blocks(
+    method: Literal["block_influence", "angular_distance", "deepest"],
+    distances: Distances,
+    count: int,
+) -> list[int]:
+    """Numbers of the `count` blocks to remove, ascending.
+
+    Args:
+        method: `block_influence`, the blocks that turn the states least; `angular_distance`, the
+            run of blocks with the least angle across it; `deepest`, the last but the final one.
+        distances: Measured with run_length = count.
+        count: Blocks to remove.
+
+    Raises:
+        ValueError: No block would stay.
+    """
+    num_layers = len(distances.influence)
+    if not 0 <= count < num_layers:
+        raise ValueError(f"cannot remove {count} of {num_layers} blocks: at least one must stay")
+    if method == "deepest":
+        return list(range(num_layers - 1 - count, num_layers - 1))
+    if method == "block_influence":
+        ranked = sorted(range(num_layers), key=lambda block: distances.influence[block])
+        return sorted(ranked[:count])
+    first = min(range(len(distances.angles)), key=lambda block: distances.angles[block])
+    return list(range(first, first + count))
+
+
+def remove_blocks(decoder: PreTrainedModel, removed: Sequence[int]) -> None:
+    """Take blocks out of a decoder, in place, so that it saves and loads as a smaller model.
+
+    The blocks that stay are renumbered (`layer_idx`), and the config follows: `num_hidden_layers`
+    and every list with an entry per block. transformers picks masks by these, not by the weights.
+
+    Raises:
+        ValueError: The decoder has no list of blocks as long as its config says.
+    """
+    name, blocks = _named_blocks(decoder)
+    kept = [number for number in range(len(blocks)) if number not in set(removed)]
+    for new_number, number in enumerate(kept):
+        for module in blocks[number].modules():
+            if isinstance(getattr(module, "layer_idx", None), int):
+                module.layer_idx = new_number  # pyright: ignore[reportArgumentType]  # a plain int
+    decoder.set_submodule(name, nn.ModuleList([blocks[number] for number in kept]))
+    config = decoder.config
+    for key in PER_LAYER_KEYS:
+        values = getattr(config, key, None)
+        if values:
+            setattr(config, key, [values[number] for number in kept])
+    for key in LAYER_INDEX_KEYS:
+        numbers = getattr(config, key, None)
+        if numbers:
+            setattr(config, key, [kept.index(number) for number in numbers if number in kept])
+    config.num_hidden_layers = len(kept)
+
+
+def count_blocks(decoder: PreTrainedModel) -> int:
+    """Number of blocks of a decoder."""
+    return len(_named_blocks(decoder)[1])
+
+
+def _named_blocks(decoder: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The list of blocks and its name: `layers` in most families, `h` in the oldest."""
+    for name, module in decoder.named_children():
+        if isinstance(module, nn.ModuleList) and len(module) == decoder.config.num_hidden_layers:
+            return name, module
+    raise ValueError(
+        f"{type(decoder).__name__} has no list of {decoder.config.num_hidden_layers} blocks: "
+        "this architecture cannot be pruned, set prune.fraction to 0"
+    )
+
+
+def _block_states(
+    encoder: Encoder, items: Sequence[TokenizedText], tokens: Literal["all", "last"]
+) -> list[Tensor]:
+    """States x_0 ... x_L of the measured tokens, each (M, D), float64."""
+    ids_BT, mask_BT, pool_BT = collate(
+        items, pad_id=encoder.pad_id, pool_prompt=True, device=encoder.device
+    )
+    with _recorded_states(encoder.backbone) as recorded:
+        encoder(ids_BT, mask_BT, pool_BT)
+    if tokens == "all":
+        return [states_BTD[mask_BT.bool()].double() for states_BTD in recorded]
+    row_B, last_B = torch.arange(len(items)), mask_BT.sum(dim=1) - 1
+    return [states_BTD[row_B, last_B].double() for states_BTD in recorded]
+
+
+@contextmanager
+def _recorded_states(decoder: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Fill the yielded list with the input of block 0 and the output of every block.
+
+    `output_hidden_states` would not do: its last entry is the output of the final norm.
+    """
+    recorded: list[Tensor] = []
+
+    def keep_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recorded.append(args[0] if args else kwargs["hidden_states"])
+
+    def keep_output(_: nn.Module, __: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        recorded.append(output[0] if isinstance(output, tuple) else output)
+
+    blocks = _named_blocks(decoder)[1]
+    with ExitStack() as stack:
+        stack.enter_context(blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+        for block in blocks:
+            stack.enter_context(block.register_forward_hook(keep_output))
+        yield recorded
+
+
+def _cosines(states: Sequence[Tensor], run_length: int) -> Iterator[Tensor]:
+    """Cosine per token of x_l and x_{l + run_length}, for each l, in [-1, 1]."""
+    for before_MD, after_MD in zip(
+        states[: len(states) - run_length], states[run_length:], strict=True
+    ):
+        yield F.cosine_similarity(before_MD, after_MD, dim=-1).clamp(-1.0, 1.0)

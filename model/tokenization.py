@@ -1,0 +1,187 @@
+"""From texts to token ids and padded batches, through the Rust tokenizer.
+
+Shape letters: B = texts, T = tokens.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+TEXT_STARTS = ("а", "Я", "a", "Z", "1", "«", '"', "(", "-")
+"""First characters that a prompt is tried with."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """One text as token ids, its prompt in front."""
+
+    ids: list[int]
+    prompt_tokens: int
+    """Leading tokens that hold no character of the text, those of BOS and the prompt."""
+
+
+def plain_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, *, append_eos: bool
+) -> PreTrainedTokenizerFast:
+    """The same vocabulary as one stock fast tokenizer, right padded, optionally ending with EOS.
+
+    One class whatever the source: a model-specific class may rebuild its post-processor when it is
+    loaded again and lose EOS.
+
+    Raises:
+        ValueError: There is no Rust backend or no EOS token.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is no fast tokenizer: convert it to tokenizer.json first"
+        )
+    if tokenizer.eos_token is None:
+        raise ValueError("the tokenizer has no EOS token: set eos_token in tokenizer_config.json")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    eos_token = str(tokenizer.eos_token)
+    if append_eos:
+        backend = _ending_with(backend, eos_token)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokenizer.bos_token,
+        eos_token=eos_token,
+        pad_token=tokenizer.pad_token or eos_token,
+        unk_token=tokenizer.unk_token,
+        padding_side="right",
+        truncation_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _ending_with(backend: Tokenizer, eos_token: str) -> Tokenizer:
+    """The same tokenizer, each text of which ends with EOS.
+
+    Two templates in sequence do not add up in the tokenizers library: the one that is there, such
+    as a BOS in front, gets EOS as its last piece.
+    """
+    eos_id = backend.token_to_id(eos_token)
+    if backend.encode("a").ids[-1:] == [eos_id]:
+        return backend
+    content: dict[str, Any] = json.loads(backend.to_str())
+    there: dict[str, Any] = content["post_processor"] or {"type": "Sequence", "processors": []}
+    steps: list[dict[str, Any]] = there["processors"] if there["type"] == "Sequence" else [there]
+    templates = [step for step in steps if step["type"] == "TemplateProcessing"]
+    if not templates:
+        texts = [{"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB")]
+        parts = {"single": texts[:1], "pair": texts, "special_tokens": {}}
+        templates = [{"type": "TemplateProcessing", **parts}]
+        steps = steps + templates
+    templates[-1]["single"].append({"SpecialToken": {"id": eos_token, "type_id": 0}})
+    entry = {"id": eos_token, "ids": [eos_id], "tokens": [eos_token]}
+    templates[-1]["special_tokens"][eos_token] = entry
+    content["post_processor"] = {"type": "Sequence", "processors": steps}
+    return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    prompts: Sequence[str],
+    max_length_tokens: int,
+) -> list[TokenizedText]:
+    """Token ids of prompt and text taken together, cut to `max_length_tokens`.
+
+    Special tokens have their place reserved: a cut text still ends with EOS where the tokenizer
+    adds one. A text without a single token becomes one EOS token.
+
+    Raises:
+        ValueError: The numbers of texts and prompts differ.
+    """
+    if len(texts) != len(prompts):
+        raise ValueError(f"{len(texts)} texts but {len(prompts)} prompts: give one prompt per text")
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(max_length_tokens)
+    joint = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    encodings = backend.encode_batch(joint)
+    empty = [int(tokenizer.eos_token_id)]  # pyright: ignore[reportArgumentType]  # one id, never a list
+    return [
+        TokenizedText(encoding.ids or empty, _count_prompt_tokens(encoding, len(prompt)))
+        for encoding, prompt in zip(encodings, prompts, strict=True)
+    ]
+
+
+def _count_prompt_tokens(encoding: Encoding, prompt_characters: int) -> int:
+    """Tokens before the first one that reaches past the prompt, by the joint offsets."""
+    if prompt_characters == 0:
+        return 0
+    first = encoding.char_to_token(prompt_characters)
+    if first is not None:
+        return first
+    # the character after the prompt has no token of its own: whitespace, or cut off
+    for position, (_, end) in enumerate(encoding.offsets):
+        if end > prompt_characters:
+            return position
+    return len(encoding.ids)
+
+
+def check_prompt_ends(tokenizer: PreTrainedTokenizerFast, prompts: Mapping[str, str]) -> None:
+    """Make sure that every prompt has the same tokens alone and before a text.
+
+    sentence-transformers counts the tokens of the prompt alone. After `Query: ` the space belongs
+    to the first word of the text, so that count leaves the word out of the pooling; after a line
+    feed nothing is shared.
+
+    Raises:
+        ValueError: A prompt shares a token with some text.
+    """
+    tokenizer.backend_tokenizer.no_truncation()
+    for name, prompt in prompts.items():
+        alone = tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False).ids
+        for start in TEXT_STARTS:
+            joint = tokenizer.backend_tokenizer.encode(prompt + start, add_special_tokens=False).ids
+            if joint[: len(alone)] != alone:
+                raise ValueError(
+                    f"prompt {name!r} ({prompt!r}) shares a token with a text that starts with "
+                    f"{start!r}, and pool_prompt is off: end the template with a line feed before "
+                    "{text}, or set backbone.pool_prompt to true"
+                )
+
+
+def collate(
+    items: Sequence[TokenizedText], *, pad_id: int, pool_prompt: bool, device: torch.device | str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One right-padded batch.
+
+    A text whose prompt left no room for itself pools all its tokens, so no row is empty.
+
+    Returns:
+        input_ids_BT, attention_mask_BT and pool_mask_BT, all int64.
+    """
+    width = max(len(item.ids) for item in items)
+    ids_BT = torch.full((len(items), width), pad_id)
+    attention_BT = torch.zeros((len(items), width), dtype=torch.int64)
+    pool_BT = torch.zeros((len(items), width), dtype=torch.int64)
+    for row, item in enumerate(items):
+        length = len(item.ids)
+        start = 0 if pool_prompt or item.prompt_tokens >= length else item.prompt_tokens
+        ids_BT[row, :length] = torch.tensor(item.ids)
+        attention_BT[row, :length] = 1
+        pool_BT[row, start:length] = 1
+    return ids_BT.to(device), attention_BT.to(device), pool_BT.to(device)
+
+
+def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Positions of texts in batches of at most `batch_tokens`, padding included, longest first.
+
+    A text longer than the budget is a batch of its own. Longest first shows a lack of memory at
+    once and makes every estimate of the time left too high rather than too low.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_tokens // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows

@@ -1,0 +1,69 @@
+"""The numbers of one contrastive training, as plain values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+IN_BATCH_TASKS = frozenset({"retrieval", "nli", "bitext"})
+"""Tasks whose other documents are safe negatives; texts of one class or cluster are not."""
+GRADED_TASKS = frozenset({"sts"})
+"""Tasks trained on the order of their scores instead of on negatives."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Values of a training; every field is required."""
+
+    max_steps: int
+    batch_size: int
+    """Queries per optimiser step, all of one source."""
+    micro_batch_tokens: int
+    """Tokens, padding included, whose activations are held at once."""
+    max_length_tokens: int
+    learning_rate: float
+    min_learning_rate_share: float
+    """Learning rate at the last step over its peak."""
+    warmup_steps: int
+    weight_decay: float
+    gradient_clip_norm: float
+    temperature: float
+    """Divides the cosine, of InfoNCE and CoSENT alike."""
+    hard_negatives: int
+    """Explicit negatives per query; a row with fewer gives what it has."""
+    matryoshka_dims: Sequence[int]
+    """Prefix sizes trained beside the full size."""
+    source_temperature: float
+    """Exponent of the row count in the sampling weight of a source."""
+    precision: Literal["bf16", "fp32"]
+    log_every_steps: int
+    """Steps averaged into one row of the curves."""
+    checkpoint_every_steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """One dataset: rows of one task, drawn together into batches."""
+
+    name: str
+    task: str
+    prompt: str
+    """Prefix of the queries, "" for none."""
+    document_prompt: str
+    """Prefix of the documents, "" but for symmetric tasks."""
+    table: pa.Table
+    """Columns id, query, positives, negatives and, for graded tasks, score."""
+    weight: float
+    """Factor on the sampling weight."""
+
+    @property
+    def is_in_batch(self) -> bool:
+        """Whether documents of other rows count as negatives."""
+        return self.task in IN_BATCH_TASKS
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether rows carry a similarity score to be ordered by."""
+        return self.task in GRADED_TASKS

@@ -1,0 +1,128 @@
+"""What happened at each step, one JSON line per step, cut back to the checkpoint on resume.
+
+No line holds a time, so equal trainings write equal bytes.
+"""
+
+import csv
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import IO, Any, Self
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One line of the log."""
+
+    step: int
+    source: str
+    loss: float
+    """Nats."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    pairs: int
+    """Queries of the step."""
+    in_batch_negatives: float
+    """Per query, after masks."""
+    hard_negatives: float
+    """Per query, after masks."""
+    masked_share: float
+    tokens: int
+    """Padding excluded."""
+    padded_tokens: int
+    is_grad_cached: bool
+    """Whether the batch was embedded twice to fit the memory."""
+
+
+class StepLog:
+    """Appends records to a file; a context manager that closes it."""
+
+    def __init__(self, path: Path, keep_bytes: int) -> None:
+        """Open `path` with its first `keep_bytes` kept and the rest cut off.
+
+        Raises:
+            ValueError: The file is shorter than that, so lines of the past are missing.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = path.stat().st_size if path.exists() else 0
+        if size < keep_bytes:
+            raise ValueError(
+                f"{path} has {size} bytes but the checkpoint was taken at {keep_bytes}: "
+                f"the log was changed; delete the folder {path.parent} to train from the start"
+            )
+        self._stream: IO[bytes] = path.open("r+b" if path.exists() else "w+b")
+        self._stream.truncate(keep_bytes)
+        self._stream.seek(keep_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def append(self, record: StepRecord) -> None:
+        """Write one line and hand it to the operating system."""
+        self._stream.write((json.dumps(asdict(record), allow_nan=False) + "\n").encode())
+        self._stream.flush()
+
+    def sync(self) -> int:
+        """Force the lines to the disk and return the size of the file in bytes."""
+        os.fsync(self._stream.fileno())
+        return self._stream.tell()
+
+
+def read_records(path: Path) -> list[StepRecord]:
+    """All records of a log."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [StepRecord(**json.loads(line)) for line in lines if line]
+
+
+CURVES = ("loss", "learning_rate", "grad_norm", "in_batch_negatives", "masked_share")
+
+
+def write_curves(records: list[StepRecord], path: Path, every_steps: int) -> None:
+    """Write a CSV with one row per `every_steps` steps, each value the mean over them.
+
+    The column `step` is the last step of the window.
+    """
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("step", *CURVES))
+        for start in range(0, len(records), every_steps):
+            window = records[start : start + every_steps]
+            means = (f"{fmean(getattr(record, name) for record in window):.6g}" for name in CURVES)
+            writer.writerow((window[-1].step, *means))
+
+
+def summarise(records: list[StepRecord]) -> dict[str, Any]:
+    """Metrics of a whole training: `first_loss` and `last_loss` are means over a tenth of it."""
+    tenth = max(1, len(records) // 10)
+    names = sorted({record.source for record in records})
+    by_source = {name: [r for r in records if r.source == name] for name in names}
+    tokens = sum(record.tokens for record in records)
+    return {
+        "steps": len(records),
+        "pairs_seen": sum(record.pairs for record in records),
+        "first_loss": _mean_loss(records[:tenth]),
+        "last_loss": _mean_loss(records[-tenth:]),
+        "masked_share": fmean(record.masked_share for record in records),
+        "in_batch_negatives": fmean(record.in_batch_negatives for record in records),
+        "hard_negatives": fmean(record.hard_negatives for record in records),
+        "padding_share": 1.0 - tokens / sum(record.padded_tokens for record in records),
+        "by_source": {
+            name: {
+                "steps": len(own),
+                "pairs_seen": sum(record.pairs for record in own),
+                "first_loss": _mean_loss(own[: max(1, len(own) // 10)]),
+                "last_loss": _mean_loss(own[-max(1, len(own) // 10) :]),
+            }
+            for name, own in by_source.items()
+        },
+    }
+
+
+def _mean_loss(records: list[StepRecord]) -> float:
+    return fmean(record.loss for record in records)

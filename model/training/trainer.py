@@ -1,0 +1,273 @@
+"""The contrastive trainer of all stages: bit-exact across interruptions, bounded in memory.
+
+Everything a step depends on is a function of (settings, step, weights, optimiser state): data
+order, drawn negatives, learning rate and random state are derived from the seed and the step, so a
+checkpoint holds tensors and a step number, and resuming replays nothing.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.checkpoint import (
+    load_latest,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from model.encoder import Encoder
+from model.losses.matryoshka import matryoshka_sizes
+from model.tokenization import collate
+from model.training.batches import Batch, BatchPlan
+from model.training.cpu_attention import Float32Attention
+from model.training.grad_cache import cached_backward, plain_backward
+from model.training.micro_batches import padded_tokens, split_by_tokens
+from model.training.objective import Objective, objective_of
+from model.training.order import draw_sources
+from model.training.progress import Progress
+from model.training.schedule import learning_rate_at
+from model.training.settings import TrainingSource, TrainSettings
+from model.training.step_log import StepLog, StepRecord, read_records, summarise
+from model.training.stopping import TrainingStoppedError, sigterm_flag
+
+WEIGHTS = "weights."
+CHECKPOINTS_KEPT = 2
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(ValueError):
+    """The loss or its gradient is NaN or infinite; the message names step, source and rows."""
+
+
+def train(
+    encoder: Encoder,
+    sources: list[TrainingSource],
+    *,
+    checkpoint_folder: Path,
+    log_path: Path,
+    settings: TrainSettings,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> dict[str, Any]:
+    """Train `encoder` in place; goes on from the last checkpoint in `checkpoint_folder`, if any.
+
+    Args:
+        encoder: Float32 weights on the device to be used.
+        sources: Each at least one row; a batch holds rows of one source.
+        checkpoint_folder: Checkpoints and token files; the caller removes it after success.
+        log_path: One JSON line per step; lines after the checkpoint are cut off on resume.
+        settings: The numbers.
+        on_step: Called after each logged step.
+
+    Returns:
+        Metrics of the whole training, equal for an interrupted and an unbroken one.
+
+    Raises:
+        NonFiniteLossError: Training diverged; the rows stand in `checkpoint_folder`.
+        TrainingStoppedError: SIGTERM arrived and the state was saved.
+        ValueError: No sources, a Matryoshka size above the embedding's, or a checkpoint of another
+            training.
+    """
+    if not sources:
+        raise ValueError("no sources: a training needs at least one")
+    steps_of = draw_sources(
+        [source.table.num_rows for source in sources],
+        [source.weight for source in sources],
+        temperature=settings.source_temperature,
+        max_steps=settings.max_steps,
+        seed=settings.seed,
+    )
+    plan = BatchPlan(sources, steps_of, settings, encoder, checkpoint_folder / "tokens")
+    trainer = Trainer(encoder, plan, settings, checkpoint_folder)
+    done, log_bytes = trainer.resume()
+    progress = Progress(settings.max_steps)
+    with StepLog(log_path, log_bytes) as log, sigterm_flag() as stop:
+        for step in range(done + 1, settings.max_steps + 1):
+            record = trainer.step(step)
+            log.append(record)
+            progress.show(record)
+            if on_step is not None:
+                on_step(record)
+            is_last = step == settings.max_steps
+            if is_last or stop.is_set() or step % settings.checkpoint_every_steps == 0:
+                trainer.save(step, log.sync())
+            if stop.is_set() and not is_last:
+                raise TrainingStoppedError(f"stopped by SIGTERM after step {step}, state saved")
+    encoder.eval()
+    return summarise(read_records(log_path))
+
+
+class Trainer:
+    """One optimiser step at a time, and its state on disk."""
+
+    def __init__(
+        self, encoder: Encoder, plan: BatchPlan, settings: TrainSettings, folder: Path
+    ) -> None:
+        """Prepare the optimiser; the encoder is switched to training mode."""
+        self._encoder = encoder.train()
+        self._plan = plan
+        self._settings = settings
+        self._folder = folder
+        self._sizes = matryoshka_sizes(encoder.embedding_size, settings.matryoshka_dims)
+        self._parameters = [p for p in encoder.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            _decay_groups(self._parameters, settings.weight_decay),
+            lr=settings.learning_rate,
+            fused=True,
+        )
+
+    def step(self, step: int) -> StepRecord:
+        """Take optimiser step `step`, counted from 1, and tell what happened.
+
+        Raises:
+            NonFiniteLossError: Before the weights are touched.
+        """
+        rate = self._begin(step)
+        source, batch = self._plan.source_of(step), self._plan.batch(step)
+        objective = objective_of(
+            batch,
+            is_in_batch=source.is_in_batch,
+            temperature=self._settings.temperature,
+            sizes=self._sizes,
+            device=self._encoder.device,
+        )
+        length_M = np.array([len(item.ids) for item in batch.items])
+        parts = split_by_tokens(length_M, self._settings.micro_batch_tokens)
+        padded = padded_tokens(length_M, parts)
+        is_cached = padded > self._settings.micro_batch_tokens
+        loss, norm = self._backward(batch, parts, objective, is_cached=is_cached)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._report_divergence(step, source.name, batch, loss, norm)
+        self._optimizer.step()
+        return StepRecord(
+            step=step,
+            source=source.name,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            pairs=batch.num_queries,
+            in_batch_negatives=objective.in_batch_negatives,
+            hard_negatives=objective.hard_negatives,
+            masked_share=objective.masked_share,
+            tokens=int(length_M.sum()),
+            padded_tokens=padded,
+            is_grad_cached=is_cached,
+        )
+
+    def _begin(self, step: int) -> float:
+        """Set the learning rate and the random state of the step; return the rate."""
+        settings = self._settings
+        rate = learning_rate_at(
+            step,
+            peak=settings.learning_rate,
+            min_share=settings.min_learning_rate_share,
+            warmup_steps=settings.warmup_steps,
+            max_steps=settings.max_steps,
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        seed = np.random.SeedSequence([settings.seed, 3, step]).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+        return rate
+
+    def _backward(
+        self, batch: Batch, parts: list[np.ndarray], objective: Objective, *, is_cached: bool
+    ) -> tuple[float, float]:
+        self._optimizer.zero_grad(set_to_none=True)
+        backward = cached_backward if is_cached else plain_backward
+
+        def embed(part: np.ndarray) -> Tensor:
+            return self._embed(batch, part)
+
+        loss = backward(embed, parts, objective.loss)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
+        return loss.item(), norm.item()
+
+    def _embed(self, batch: Batch, part: np.ndarray) -> Tensor:
+        encoder = self._encoder
+        tensors = collate(
+            [batch.items[text] for text in part.tolist()],
+            pad_id=encoder.pad_id,
+            pool_prompt=encoder.pool_prompt,
+            device=encoder.device,
+        )
+        is_bf16, device = self._settings.precision == "bf16", encoder.device.type
+        attention = Float32Attention() if is_bf16 and device == "cpu" else nullcontext()
+        with torch.autocast(device, torch.bfloat16, enabled=is_bf16), attention:
+            return encoder(*tensors)
+
+    def _report_divergence(
+        self, step: int, source: str, batch: Batch, loss: float, norm: float
+    ) -> None:
+        file = self._folder / "diverged.json"
+        rows = {"step": step, "source": source, "ids": batch.row_ids}
+        file.write_text(json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        raise NonFiniteLossError(
+            f"step {step}: loss {loss}, gradient norm {norm} on a batch of source {source!r}, "
+            f"first rows {', '.join(batch.row_ids[:3])} (all in {file}): lower the learning rate, "
+            "raise the temperature or use precision fp32; the weights are those of the step before"
+        )
+
+    def save(self, step: int, log_bytes: int) -> None:
+        """Write a checkpoint of the state after `step`."""
+        weights = {WEIGHTS + name: tensor for name, tensor in self._encoder.state_dict().items()}
+        save_checkpoint(
+            self._folder / "steps",
+            step=step,
+            tensors=weights | optimizer_tensors(self._optimizer),
+            state={"log_bytes": log_bytes, "training": self._fingerprint()},
+            keep=CHECKPOINTS_KEPT,
+        )
+
+    def resume(self) -> tuple[int, int]:
+        """Load the last checkpoint; steps done and bytes of the log then, (0, 0) without one.
+
+        Raises:
+            ValueError: The checkpoint belongs to other settings or other sources.
+        """
+        checkpoint = load_latest(self._folder / "steps")
+        if checkpoint is None:
+            return 0, 0
+        if checkpoint.state["training"] != self._fingerprint():
+            raise ValueError(
+                f"{self._folder} holds a checkpoint of other settings or sources: "
+                "delete the folder to train from the start"
+            )
+        weights = {
+            name.removeprefix(WEIGHTS): tensor
+            for name, tensor in checkpoint.tensors.items()
+            if name.startswith(WEIGHTS)
+        }
+        self._encoder.load_state_dict(weights)
+        restore_optimizer(self._optimizer, checkpoint.tensors)
+        logger.info("resumed after step %d of %d", checkpoint.step, self._settings.max_steps)
+        return checkpoint.step, int(checkpoint.state["log_bytes"])
+
+    def _fingerprint(self) -> dict[str, Any]:
+        sources = [
+            [held.source.name, held.source.table.num_rows, held.source.weight]
+            for held in self._plan.sources
+        ]
+        fingerprint = {"settings": asdict(self._settings), "sources": sources}
+        return json.loads(json.dumps(fingerprint))
+
+
+def _decay_groups(
+    parameters: list[torch.nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Decay for matrices, none for norms, biases and other vectors."""
+    matrices = [p for p in parameters if p.ndim >= 2]  # noqa: PLR2004 - two axes make a matrix
+    vectors = [p for p in parameters if p.ndim < 2]  # noqa: PLR2004
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,190 @@
+"""Stage backbone: the decoder, made an encoder, its attention proven from the saved folder."""
+
+import csv
+import hashlib
+import inspect
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from model import checkpoint, scratch
+from model.backbone import load_decoder, prove_folder, set_attention
+from model.encoder import Encoder
+from model.pooling.build import LatentSize, PoolingSettings
+from model.scratch import CausalTraining, CurvePoint, DecoderSize
+from model.training import schedule
+from tasks.compute import use_compute
+from tasks.params import Backbone, Params, Prompts
+from tasks.prompts import query_prompt
+from tasks.records import MANIFEST, read_table
+from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, run_stage, write_json
+from tasks.storage import open_storage
+
+DOCUMENTS = ARTIFACTS / "ingest" / "documents"
+CHECKPOINT_INTERVAL_S = 20.0  # the work a killed run loses; writing one takes well below a second
+
+logger = logging.getLogger(__name__)
+
+Parts = tuple[PreTrainedModel, PreTrainedTokenizerFast]
+
+
+def main() -> None:
+    """Run the stage."""
+    run_stage("backbone", body)
+
+
+def body(params: Params) -> None:
+    """Write the model folder, the proof of its attention, its metrics and its training curve."""
+    device = use_compute(params.compute)
+    settings = params.backbone
+    curve: list[CurvePoint] = []
+    checkpoints = CHECKPOINTS / "backbone" / _run_key(params)
+    with atomic_folder(ARTIFACTS / "backbone") as folder:
+        try:
+            if settings.source == "scratch":
+                (decoder, tokenizer), curve = _train(settings, device, checkpoints)
+            else:
+                decoder, tokenizer = _load(settings, params.store.endpoint_url)
+            set_attention(decoder, settings.attention)
+            encoder = Encoder(
+                decoder,
+                tokenizer,
+                _pooling(settings),
+                max_length_tokens=settings.max_length_tokens,
+                prompts=_prompts(params.prompts),
+            )
+            encoder.save(folder / "model")
+            proof = prove_folder(
+                folder / "model",
+                settings.attention,
+                device=device,
+                attn_implementation=settings.attn_implementation,
+            )
+        except ValueError as error:
+            raise StageError(str(error)) from error
+        write_json(folder / "proof.json", proof)
+        write_json(folder / "metrics.json", _metrics(encoder, settings, curve))
+        _write_curve(folder / "curves.csv", curve)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _load(settings: Backbone, endpoint_url: str | None) -> Parts:
+    if settings.revision is not None and (
+        "://" in settings.source or Path(settings.source).is_dir()
+    ):
+        raise StageError(
+            f"backbone.revision {settings.revision!r} is for hub ids, but backbone.source is "
+            f"{settings.source!r}: set revision to null"
+        )
+    if not settings.source.startswith("s3://"):
+        return load_decoder(
+            settings.source,
+            revision=settings.revision,
+            attn_implementation=settings.attn_implementation,
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        local = Path(temporary) / "decoder"
+        logger.info("downloading %s", settings.source)
+        open_storage(settings.source, endpoint_url).download_folder("", local)
+        return load_decoder(
+            str(local), revision=None, attn_implementation=settings.attn_implementation
+        )
+
+
+def _train(
+    settings: Backbone, device: torch.device, checkpoints: Path
+) -> tuple[Parts, list[CurvePoint]]:
+    values = settings.scratch
+    if values is None:
+        raise StageError("backbone.source is scratch, so backbone.scratch must be a mapping")
+    texts: list[str] = read_table(DOCUMENTS, ["text"])["text"].to_pylist()
+    logger.info("training a tokenizer of %d tokens on %d documents", values.vocab_size, len(texts))
+    tokenizer = scratch.train_tokenizer(texts, values.vocab_size)
+    sequences_WT = scratch.pack_documents(tokenizer, texts, values.sequence_tokens)
+    logger.info("corpus: %d sequences of %d tokens", *sequences_WT.shape)
+    fields = values.model_dump()
+    size = DecoderSize(**{name: fields[name] for name in DecoderSize.__dataclass_fields__})
+    training = CausalTraining(
+        **{name: fields[name] for name in CausalTraining.__dataclass_fields__}
+    )
+    decoder = scratch.new_decoder(size, len(tokenizer), values.seed)
+    trained, curve = scratch.train_decoder(
+        decoder.to(device),  # pyright: ignore[reportArgumentType]  # transformers wraps `to`
+        sequences_WT,
+        training,
+        checkpoint_folder=checkpoints,
+        checkpoint_interval_s=CHECKPOINT_INTERVAL_S,
+    )
+    return (trained, tokenizer), curve
+
+
+def _run_key(params: Params) -> str:
+    """Hash of all that decides the outcome of a training: only an equal run continues another."""
+    digest = hashlib.sha256()
+    for section in (params.backbone, params.compute):
+        digest.update(json.dumps(section.model_dump(mode="json"), sort_keys=True).encode())
+    modules: list[ModuleType] = [scratch, checkpoint, schedule]
+    for source in [
+        *(inspect.getsource(module) for module in modules),
+        Path(__file__).read_text("utf-8"),
+    ]:
+        digest.update(hashlib.sha256(source.encode()).digest())
+    manifest = DOCUMENTS / MANIFEST
+    digest.update(manifest.read_bytes() if manifest.is_file() else b"")
+    return digest.hexdigest()[:32]
+
+
+def _pooling(settings: Backbone) -> PoolingSettings:
+    latent = LatentSize(
+        num_latents=settings.num_latents,
+        num_heads=settings.num_latent_heads,
+        head_dim=settings.latent_head_dim,
+        expansion=settings.latent_expansion,
+    )
+    return PoolingSettings(
+        kind=settings.pooling,
+        pool_prompt=settings.pool_prompt,
+        latent=latent if settings.pooling == "latent" else None,
+    )
+
+
+def _prompts(prompts: Prompts) -> dict[str, str]:
+    """Prompt of each task by its name, and the pair that sentence-transformers looks for."""
+    by_task = {task: query_prompt(prompts, task) for task in prompts.tasks}
+    return by_task | {"query": by_task.get("retrieval", ""), "document": ""}
+
+
+def _metrics(encoder: Encoder, settings: Backbone, curve: list[CurvePoint]) -> dict[str, object]:
+    config = encoder.backbone.config
+    metrics: dict[str, object] = {
+        "source": settings.source,
+        "attention": settings.attention,
+        "pooling": settings.pooling,
+        "architecture": config.model_type,
+        "parameters": sum(weight.numel() for weight in encoder.parameters()),
+        "num_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+    }
+    if curve:
+        metrics["causal_lm"] = {"steps": len(curve), "final_loss_nats": round(curve[-1].loss, 4)}
+    return metrics
+
+
+def _write_curve(path: Path, curve: list[CurvePoint]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CurvePoint._fields)
+        writer.writerows(
+            [point.step, f"{point.loss:.6g}", f"{point.learning_rate:.6g}"] for point in curve
+        )
+
+
+if __name__ == "__main__":
+    main()

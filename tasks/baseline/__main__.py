@@ -1,0 +1,86 @@
+"""Stage baseline: random vectors and TF-IDF, the two rungs below every model."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import xxhash
+from threadpoolctl import threadpool_limits
+
+from tasks.baseline.random_vectors import RandomVectors
+from tasks.baseline.tfidf import Tfidf
+from tasks.params import Params
+from tasks.records import read_table
+from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+
+MAX_NGRAMS = 20_000
+"""Columns of TF-IDF: the projection stays below 32 MB, rarer n-grams hardly move a score."""
+MAX_CHARACTERS = 1000
+"""Characters read of one text: its n-gram statistics have settled by then."""
+
+logger = logging.getLogger(__name__)
+
+
+def write_baselines(params: Params) -> None:
+    """Write both baselines to artifacts/baseline/, fitted on the training texts alone."""
+    settings = params.baseline
+    texts = sample_texts(training_texts(), settings.max_texts, settings.seed)
+    logger.info("fitting TF-IDF on %d texts", len(texts))
+    started = time.monotonic()
+    # One thread sums in one order, and so gives the same bytes on every machine.
+    with threadpool_limits(1):
+        tfidf = Tfidf.fit(
+            texts,
+            ngram_range=settings.ngram_range,
+            max_ngrams=MAX_NGRAMS,
+            dimension=settings.components,
+            seed=settings.seed,
+        )
+    logger.info("%d n-grams, %.1f s", len(tfidf.ngrams), time.monotonic() - started)
+    with atomic_folder(ARTIFACTS / "baseline") as folder:
+        RandomVectors(dimension=settings.components, seed=settings.seed).save(folder / "random")
+        tfidf.save(folder / "tfidf")
+        write_json(
+            folder / "metrics.json",
+            {
+                "texts": len(texts),
+                "ngrams": len(tfidf.ngrams),
+                "dimension": settings.components,
+            },
+        )
+
+
+def training_texts() -> Iterator[str]:
+    """Every query, positive and document text of artifacts/ingest/."""
+    examples = read_table(ARTIFACTS / "ingest" / "examples", ["query", "positives"])
+    yield from examples["query"].to_pylist()
+    for positives in examples["positives"].to_pylist():
+        yield from positives
+    yield from read_table(ARTIFACTS / "ingest" / "documents", ["text"])["text"].to_pylist()
+
+
+def sample_texts(texts: Iterator[str], max_texts: int, seed: int) -> list[str]:
+    """At most `max_texts` different texts, those of the smallest hash, cut to a fixed length.
+
+    The choice does not depend on the order of the rows.
+
+    Raises:
+        StageError: There is no text at all.
+    """
+    unique = {text[:MAX_CHARACTERS] for text in texts}
+    if not unique:
+        raise StageError("artifacts/ingest holds no training texts: check ingest.sources")
+    return sorted(unique, key=lambda text: _draw(text, seed))[:max_texts]
+
+
+def _draw(text: str, seed: int) -> tuple[int, str]:
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8"), seed=seed), text
+
+
+def main() -> None:
+    """Run the stage on params.yaml."""
+    run_stage("baseline", write_baselines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""What the contrastive stages share: from params.yaml and tables to a trained model folder."""
+
+import logging
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.encoder import Encoder
+from model.training.settings import TrainingSource, TrainSettings
+from model.training.step_log import read_records, write_curves
+from model.training.stopping import TrainingStoppedError
+from model.training.trainer import train
+from tasks.checkpoint_key import checkpoint_key
+from tasks.compute import use_compute
+from tasks.params import Params
+from tasks.prompts import document_prompt, query_prompt
+from tasks.records import read_table
+from tasks.sections.training import Prompts, Training
+from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, write_json
+
+INGESTED = ARTIFACTS / "ingest" / "examples"
+SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
+MINED = ARTIFACTS / "mine" / "examples"
+SYNTHETIC = "synthetic"
+COLUMNS = ["id", "task", "source", "query", "positives", "negatives", "score"]
+FEWEST_ROWS = 2
+TERMINATED = 128 + 15
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ContrastiveStage:
+    """One training as the flow sees it."""
+
+    name: str
+    """Name of the stage, as in the timings: pretrain, multitask@balanced."""
+    training: Training
+    weights: dict[str, float]
+    """Source to a factor on its sampling weight."""
+    base: Path
+    """Model folder to start from."""
+    output: Path
+    """Folder of the outputs, replaced whole."""
+    is_mined: bool
+    """Whether rows of artifacts/mine replace the rows they were mined for."""
+
+
+def run_training(params: Params, stage: ContrastiveStage) -> None:
+    """Train `stage` and write its model, metrics.json, curves.csv and training.jsonl.
+
+    Checkpoints lie outside the outputs, which DVC deletes before a stage: a training that was
+    killed goes on where it was, to the same bytes. SIGTERM exits with code 143.
+
+    Raises:
+        StageError: A source cannot be trained on, the base model is missing, or training diverged.
+    """
+    device = use_compute(params.compute)
+    sources = load_sources(params.prompts, stage)
+    warn_about_small_sources(sources, stage.training.batch_size)
+    work = CHECKPOINTS / stage.name / _key(params, stage)
+    log = work / "training.jsonl"
+    try:
+        encoder = Encoder.load(
+            stage.base, device=device, attn_implementation=params.backbone.attn_implementation
+        ).float()
+        metrics = train(
+            encoder,
+            sources,
+            checkpoint_folder=work,
+            log_path=log,
+            settings=train_settings(stage.training),
+        )
+    except TrainingStoppedError as stopped:
+        logger.warning("%s; run the stage again to go on", stopped)
+        sys.exit(TERMINATED)
+    except ValueError as error:
+        raise StageError(str(error)) from error
+    with atomic_folder(stage.output) as folder:
+        encoder.save(folder / "model")
+        shutil.copyfile(log, folder / "training.jsonl")
+        write_curves(read_records(log), folder / "curves.csv", stage.training.log_every_steps)
+        write_json(folder / "metrics.json", metrics | _facts(encoder, sources))
+    # checkpoints of other settings were abandoned when this training was begun
+    shutil.rmtree(CHECKPOINTS / stage.name)
+
+
+def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSource]:
+    """The sources of the stage in the order of params.yaml, each with its rows and prompts.
+
+    A source that holds rows of several tasks (as synthetic examples may) becomes one source per
+    task, `name-task`, with the same weight.
+
+    Raises:
+        StageError: A source has fewer than two rows, or rows its task cannot learn from.
+    """
+    table = _read_examples(stage)
+    sources: list[TrainingSource] = []
+    for name, weight in stage.weights.items():
+        rows = table.filter(pc.field("source") == name)
+        if rows.num_rows < FEWEST_ROWS:
+            present = ", ".join(sorted(table["source"].unique().to_pylist())) or "none"
+            raise StageError(
+                f"{stage.name}: source {name!r} has {rows.num_rows} training rows, at least "
+                f"{FEWEST_ROWS} are needed; sources with rows: {present}. Correct the name, "
+                "remove it from the sources of the stage, or see artifacts/ingest/metrics.json "
+                "for why its rows were rejected"
+            )
+        tasks = sorted(rows["task"].unique().to_pylist())
+        for task in tasks:
+            own = rows.filter(pc.field("task") == task)
+            title = name if len(tasks) == 1 else f"{name}-{task}"
+            sources.append(_source(prompts, title, task, own, weight))
+    return sources
+
+
+def train_settings(training: Training) -> TrainSettings:
+    """The section as plain values for the trainer."""
+    return TrainSettings(**training.model_dump())
+
+
+def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> None:
+    """Log each source that cannot fill a batch: its batches are smaller, with fewer negatives."""
+    for source in sources:
+        rows = source.table.num_rows
+        if rows < batch_size:
+            logger.warning(
+                "source %s has %d rows, below batch_size %d: its batches hold %d pairs",
+                source.name,
+                rows,
+                batch_size,
+                rows,
+            )
+
+
+def _read_examples(stage: ContrastiveStage) -> pa.Table:
+    table = read_table(INGESTED, COLUMNS)
+    if SYNTHETIC in stage.weights:
+        table = pa.concat_tables([table, read_table(SYNTHESIZED, COLUMNS)])
+    if not stage.is_mined:
+        return table
+    mined = read_table(MINED, COLUMNS)
+    mined = mined.filter(pc.field("id").isin(table["id"].combine_chunks()))
+    is_replaced = pc.field("id").isin(mined["id"].combine_chunks())
+    return pa.concat_tables([table.filter(~is_replaced), mined])
+
+
+def _source(
+    prompts: Prompts, name: str, task: str, table: pa.Table, weight: float
+) -> TrainingSource:
+    source = TrainingSource(
+        name=name,
+        task=task,
+        prompt=query_prompt(prompts, task),
+        document_prompt=document_prompt(prompts, task),
+        table=table,
+        weight=weight,
+    )
+    fault = _fault(source)
+    if fault is not None:
+        raise StageError(f"source {name!r} of task {task}: {fault}")
+    return source
+
+
+def _fault(source: TrainingSource) -> str | None:
+    table = source.table
+    without = int((_lengths(table["positives"]) == 0).sum())
+    if without:
+        return f"{without} of {table.num_rows} rows have no positive: ingest must drop them"
+    if source.is_graded and table["score"].null_count:
+        return (
+            f"{table['score'].null_count} of {table.num_rows} rows have no score: "
+            "map the field `score` of the source, or give it the task nli"
+        )
+    has_negatives = bool(_lengths(table["negatives"]).any())
+    if not (source.is_in_batch or source.is_graded or has_negatives):
+        return (
+            "no row has a negative, and this task has no in-batch ones: it needs two classes at "
+            "least and ingest.class_negatives above 0"
+        )
+    return None
+
+
+def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
+    return lists.combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _key(params: Params, stage: ContrastiveStage) -> str:
+    settings = {
+        "stage": stage.name,
+        "training": stage.training.model_dump(),
+        "weights": stage.weights,
+        "prompts": params.prompts.model_dump(),
+        "compute": params.compute.model_dump(),
+        "attention": params.backbone.attn_implementation,
+    }
+    inputs = [stage.base, INGESTED]
+    inputs += [SYNTHESIZED] if SYNTHETIC in stage.weights else []
+    inputs += [MINED] if stage.is_mined else []
+    return checkpoint_key(settings, inputs)
+
+
+def _facts(encoder: Encoder, sources: list[TrainingSource]) -> dict[str, Any]:
+    return {
+        "rows": {source.name: source.table.num_rows for source in sources},
+        "embedding_size": encoder.embedding_size,
+        "parameters": sum(weight.numel() for weight in encoder.parameters()),
+    }

@@ -1,0 +1,89 @@
+"""The thing that is judged: a model folder or one of the two baselines, behind one call."""
+
+import json
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from model.encoder import Encoder
+from tasks.baseline import random_vectors, tfidf
+from tasks.baseline.random_vectors import RandomVectors
+from tasks.baseline.tfidf import Tfidf
+from tasks.stage import StageError
+
+PRECISION: Literal["bf16", "fp32"] = "bf16"
+"""One type on every device, so that rungs scored on a CPU and on a GPU compare; pooling and
+similarities stay in float32."""
+
+
+class Rung(Protocol):
+    """Turns texts into unit-norm vectors."""
+
+    def encode(self, texts: list[str], prefix: str) -> np.ndarray:
+        """Float32 vectors of `texts`, each written after `prefix`; shape (texts, dimension)."""
+        ...
+
+
+class BaselineRung:
+    """Random vectors or TF-IDF: neither reads an instruction, so the prefix is dropped."""
+
+    def __init__(self, baseline: RandomVectors | Tfidf) -> None:
+        self.baseline = baseline
+
+    def encode(self, texts: list[str], prefix: str) -> np.ndarray:  # noqa: ARG002 - protocol
+        """Vectors of the bare texts."""
+        return self.baseline.encode(texts)
+
+
+class EncoderRung:
+    """A model folder of this project."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        batch_tokens: int,
+        max_length_tokens: int,
+        precision: Literal["bf16", "fp32"],
+    ) -> None:
+        self.encoder = encoder
+        self.batch_tokens = batch_tokens
+        self.max_length_tokens = max_length_tokens
+        self.precision: Literal["bf16", "fp32"] = precision
+
+    def encode(self, texts: list[str], prefix: str) -> np.ndarray:
+        """Vectors of the texts behind their instruction."""
+        return self.encoder.encode(
+            texts,
+            prompt=prefix,
+            batch_tokens=self.batch_tokens,
+            max_length_tokens=self.max_length_tokens,
+            precision=self.precision,
+        )
+
+
+def open_rung(
+    folder: Path, *, device: torch.device, batch_tokens: int, max_length_tokens: int
+) -> Rung:
+    """The baseline or the encoder that `folder` holds.
+
+    Raises:
+        StageError: The folder is missing or holds neither.
+    """
+    if (folder / "baseline.json").exists():
+        kind = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))["kind"]
+        kinds = {random_vectors.KIND: RandomVectors, tfidf.KIND: Tfidf}
+        return BaselineRung(kinds[kind].load(folder))
+    if not (folder / "config.json").exists():
+        raise StageError(
+            f"{folder} holds no model: run the stage that writes it, or correct the folder of this "
+            f"rung in evaluate.checkpoints"
+        )
+    return EncoderRung(
+        Encoder.load(folder, device=device),
+        batch_tokens=batch_tokens,
+        max_length_tokens=max_length_tokens,
+        precision=PRECISION,
+    )

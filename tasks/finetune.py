@@ -1,0 +1,27 @@
+"""Stage finetune: stage 2, labelled pairs with mined hard negatives."""
+
+from tasks.contrastive import ContrastiveStage, run_training
+from tasks.params import Params
+from tasks.stage import ARTIFACTS, run_stage
+
+
+def main() -> None:
+    """Run the stage."""
+    run_stage("finetune", body)
+
+
+def body(params: Params) -> None:
+    """Train the model of stage 1 on finetune.sources."""
+    stage = ContrastiveStage(
+        name="finetune",
+        training=params.finetune.training,
+        weights=dict(params.finetune.sources),
+        base=ARTIFACTS / "pretrain" / "model",
+        output=ARTIFACTS / "finetune",
+        is_mined=True,
+    )
+    run_training(params, stage)
+
+
+if __name__ == "__main__":
+    main()

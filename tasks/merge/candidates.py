@@ -1,0 +1,133 @@
+"""The models that a merge can end with: each variant, their soup, their self-positioned sum."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.encoder import Encoder
+from model.merging.checkpoint import Checkpoint, write_merged
+from model.merging.probe import Probe, ProbeSettings, parameters_by_tensor
+from model.merging.self_positioning import search_position
+from model.merging.slerp import cosines
+from model.merging.task_vectors import TaskVectors
+from model.merging.uniform_soup import uniform_soup
+from model.training.settings import TrainingSource
+from tasks.params import Params
+from tasks.stage import StageError
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What is merged: the variants, in order of their names, and the model they come from."""
+
+    base: Path
+    """Model folder, theta_0."""
+    variants: dict[str, Path]
+    """Model folder of each variant."""
+
+    def first(self) -> Path:
+        """The folder whose configuration and tokenizer the merged model takes."""
+        return next(iter(self.variants.values()))
+
+    def task_vectors(self) -> TaskVectors:
+        """Differences of the variants from the base."""
+        return TaskVectors(Checkpoint(self.base), self._checkpoints())
+
+    def write_soup(self, target: Path) -> None:
+        """Write the mean of the variants as a model folder."""
+        write_merged(self.first(), target, uniform_soup(self._checkpoints()))
+
+    def write_self_positioned(
+        self,
+        target: Path,
+        params: Params,
+        sources: Sequence[TrainingSource],
+        device: torch.device,
+    ) -> dict[str, Any]:
+        """Search the best position on a probe of `sources`, write it; the scalars found."""
+        settings, training = params.merge.self_positioning, params.multitask.training
+        probe_settings = ProbeSettings(
+            examples=settings.probe_examples,
+            batch_size=settings.batch_size,
+            hard_negatives=training.hard_negatives,
+            temperature=settings.temperature,
+            max_length_tokens=training.max_length_tokens,
+            micro_batch_tokens=training.micro_batch_tokens,
+            precision=training.precision,
+            seed=settings.seed,
+        )
+        encoder = Encoder.load(self.base, device=device).float()
+        vectors = self.task_vectors()
+        with tempfile.TemporaryDirectory() as tokens:
+            probe = Probe(encoder, sources, probe_settings, Path(tokens))
+            found = search_position(
+                parameters_by_tensor(encoder),
+                vectors,
+                probe.backward,
+                steps=settings.steps,
+                learning_rate=settings.learning_rate,
+                size_penalty=settings.size_penalty,
+            )
+        write_merged(self.first(), target, vectors.at(found.coefficients))
+        return {
+            "weights": dict(zip(self.variants, found.weights, strict=True)),
+            "length": found.length,
+            "coefficients": dict(zip(self.variants, found.coefficients, strict=True)),
+            "first_loss": found.losses[0],
+            "last_loss": found.losses[-1],
+        }
+
+    def describe_task_vectors(self) -> dict[str, Any]:
+        """Norm of each task vector and cosine of each pair, over all tensors as one vector."""
+        gram_NN = self.task_vectors().gram()
+        cosine_NN, names = cosines(gram_NN), list(self.variants)
+        return {
+            "norms": dict(zip(names, gram_NN.diagonal().sqrt().tolist(), strict=True)),
+            "cosines": {
+                f"{left}|{right}": float(cosine_NN[i, j])
+                for i, left in enumerate(names)
+                for j, right in enumerate(names)
+                if i < j
+            },
+        }
+
+    def _checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(folder) for folder in self.variants.values()]
+
+
+def require_same_settings(folders: Sequence[Path]) -> None:
+    """Check that the folders agree in every file but the weights.
+
+    Raises:
+        StageError: A folder is missing, or a file differs; the message names both folders.
+    """
+    first = _settings_files(folders[0])
+    for folder in folders[1:]:
+        other = _settings_files(folder)
+        differing = sorted(
+            name for name in first.keys() | other.keys() if first.get(name) != other.get(name)
+        )
+        if differing:
+            raise StageError(
+                f"{folders[0]} and {folder} differ in {differing}: only variants with one "
+                "configuration and one tokenizer can be merged; train them from one model"
+            )
+
+
+def _settings_files(folder: Path) -> dict[str, bytes]:
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".safetensors"
+    }
+    if "config.json" not in files:
+        raise StageError(f"{folder} holds no model: run the stage that writes it (dvc repro)")
+    # where the weights were loaded from is no setting
+    config = json.loads(files["config.json"])
+    config.pop("_name_or_path", None)
+    return files | {"config.json": json.dumps(config, sort_keys=True).encode()}

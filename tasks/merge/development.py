@@ -1,0 +1,163 @@
+"""Scores on the development split: rows kept out of training that no benchmark contains.
+
+Shape letters: Q = queries, K = retrieved documents.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from model.encoder import Encoder
+from model.mining import top_k
+from tasks.params import Prompts
+from tasks.prompts import document_prompt, query_prompt
+from tasks.records import match_key
+from tasks.stage import StageError
+
+RANKED_TASKS = ("retrieval", "nli")
+# Positives of training rows among the documents make the ranking harder: so many for each row of
+# the development split, and at most so many in all, since every candidate encodes them again.
+DISTRACTORS_PER_ROW = 4
+MAX_DISTRACTORS = 5000
+CUTOFF = 10
+
+
+@dataclass(frozen=True)
+class DevelopmentSet:
+    """Queries to be ranked and pairs to be graded; either may be empty, not both."""
+
+    queries: list[tuple[str, str]]
+    """Prompt and text."""
+    relevant: list[set[int]]
+    """Numbers of each query's positives in `documents`."""
+    documents: list[str]
+    pairs: list[tuple[str, str]]
+    grades: list[float]
+    pair_prompts: tuple[str, str]
+    """Before the first and the second text of every pair."""
+
+
+def select_development(
+    development: pa.Table, training: pa.Table, prompts: Prompts, max_examples: int
+) -> DevelopmentSet:
+    """The first rows by id, which is a hash, of the tasks retrieval and nli; and of sts.
+
+    Args:
+        development: Rows of the development split.
+        training: Rows of training, whose positives serve as distractors.
+        prompts: Prompts of queries and pairs.
+        max_examples: Rows of retrieval and nli together, and of sts.
+
+    Raises:
+        StageError: There is no such row.
+    """
+    ranked = _first_rows(development, RANKED_TASKS, max_examples)
+    graded = _first_rows(development, ("sts",), max_examples)
+    if not ranked and not graded:
+        raise StageError(
+            "the development split has no row of task retrieval, nli or sts to choose a merge by: "
+            "raise ingest.development_fraction, or set merge.method to uniform_soup"
+        )
+    numbers: dict[str, int] = {}
+    documents: list[str] = []
+
+    def number_of(text: str) -> int:
+        number = numbers.setdefault(_key(text), len(documents))
+        if number == len(documents):
+            documents.append(text)
+        return number
+
+    relevant: dict[tuple[str, str], set[int]] = {}
+    texts: dict[tuple[str, str], tuple[str, str]] = {}
+    for row in ranked:
+        prompt = query_prompt(prompts, row["task"])
+        query = (prompt, _key(row["query"]))
+        texts.setdefault(query, (prompt, row["query"]))
+        relevant.setdefault(query, set()).update(map(number_of, row["positives"]))
+    max_distractors = min(MAX_DISTRACTORS, DISTRACTORS_PER_ROW * len(ranked))
+    for row in _first_rows(training, RANKED_TASKS, max_distractors):
+        number_of(row["positives"][0])
+    return DevelopmentSet(
+        queries=[texts[query] for query in relevant],
+        relevant=list(relevant.values()),
+        documents=documents,
+        pairs=[(row["query"], row["positives"][0]) for row in graded],
+        grades=[row["score"] for row in graded],
+        pair_prompts=_pair_prompts(prompts) if graded else ("", ""),
+    )
+
+
+def _pair_prompts(prompts: Prompts) -> tuple[str, str]:
+    return query_prompt(prompts, "sts"), document_prompt(prompts, "sts")
+
+
+def _first_rows(table: pa.Table, tasks: tuple[str, ...], max_rows: int) -> list[dict]:
+    is_wanted = [task in tasks for task in table["task"].to_pylist()]
+    rows = table.filter(pa.array(is_wanted, pa.bool_())).sort_by("id")
+    return rows.slice(0, max_rows).to_pylist()
+
+
+def _key(text: str) -> str:
+    return match_key(text) or text
+
+
+def score_encoder(
+    encoder: Encoder,
+    chosen: DevelopmentSet,
+    batch_tokens: int,
+    precision: Literal["bf16", "fp32"],
+) -> dict[str, float]:
+    """nDCG@10 of the ranking, Spearman correlation of the pairs, and the mean of what there is."""
+    scores = {}
+
+    def encode(texts: Sequence[str], prompt: str) -> np.ndarray:
+        return encoder.encode(
+            list(texts), prompt=prompt, batch_tokens=batch_tokens, precision=precision
+        )
+
+    if chosen.queries:
+        query_QD = np.empty((len(chosen.queries), encoder.embedding_size), dtype=np.float32)
+        for prompt in sorted({prompt for prompt, _ in chosen.queries}):
+            rows = [row for row, (own, _) in enumerate(chosen.queries) if own == prompt]
+            query_QD[rows] = encode([chosen.queries[row][1] for row in rows], prompt)
+        document_ND = torch.from_numpy(encode(chosen.documents, ""))
+        _, index_QK = top_k(torch.from_numpy(query_QD), document_ND, CUTOFF)
+        scores["ndcg_at_10"] = mean_ndcg(index_QK.tolist(), chosen.relevant)
+    if chosen.pairs:
+        left = encode([first for first, _ in chosen.pairs], chosen.pair_prompts[0])
+        right = encode([second for _, second in chosen.pairs], chosen.pair_prompts[1])
+        scores["spearman"] = spearman((left * right).sum(1), np.array(chosen.grades))
+    return scores | {"mean": sum(scores.values()) / len(scores)}
+
+
+def mean_ndcg(retrieved_QK: Sequence[Sequence[int]], relevant: Sequence[set[int]]) -> float:
+    """Mean over queries of DCG / ideal DCG with binary relevance and gain 1 / log2(rank + 1).
+
+    Args:
+        retrieved_QK: Documents found for each query, best first; their number is the cutoff.
+        relevant: Relevant documents of each query, at least one.
+    """
+    total = 0.0
+    for found, wanted in zip(retrieved_QK, relevant, strict=True):
+        gains = [1 / math.log2(place + 2) for place in range(len(found))]
+        gained = sum(gain for gain, number in zip(gains, found, strict=True) if number in wanted)
+        total += gained / sum(gains[: len(wanted)])
+    return total / len(relevant)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson correlation of the ranks, equal values sharing their mean rank; 0 for a constant."""
+    ranks = [_ranks(values) for values in (first, second)]
+    centred = [rank - rank.mean() for rank in ranks]
+    norm = math.sqrt(float(centred[0] @ centred[0]) * float(centred[1] @ centred[1]))
+    return float(centred[0] @ centred[1]) / norm if norm else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, number, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[number]

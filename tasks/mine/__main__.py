@@ -1,0 +1,210 @@
+"""Stage mine: hard negatives for labelled pairs, found with the model of stage 1."""
+
+import logging
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from model.encoder import Encoder
+from model.mining import HardNegatives, mine_hard_negatives, pair_scores, positive_cap, top_k
+from tasks.compute import use_compute
+from tasks.mine.texts import MiningTexts, Ragged
+from tasks.params import Params
+from tasks.prompts import query_prompt
+from tasks.records import EXAMPLE_SCHEMA, read_table, write_table
+from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+
+MINED_TASKS = ("retrieval", "nli", "bitext")
+# Shares whose removal rate is reported, to choose max_positive_share by.
+SHARES = (0.8, 0.85, 0.9, 0.95, 1.0)
+AUDITED = 5
+# Removal above it leaves few queries with all their negatives.
+STRICT = 0.9
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the stage."""
+    run_stage("mine", mine)
+
+
+def mine(params: Params) -> None:
+    """Write artifacts/mine: the rows of the mined sources with their negatives filled up.
+
+    Raises:
+        StageError: A source has no rows, its task takes negatives from elsewhere, or the model of
+            stage 1 cannot be used.
+    """
+    device = use_compute(params.compute)
+    examples = read_mined_sources(params)
+    corpus = read_table(ARTIFACTS / "ingest" / "documents", ["title", "text"])
+    prompts = {
+        task: query_prompt(params.prompts, task) for task in examples["task"].unique().to_pylist()
+    }
+    texts = MiningTexts(examples, prompts, corpus)
+    logger.info("%d queries, %d candidates", len(texts.queries), texts.num_candidates)
+    try:
+        encoder = Encoder.load(ARTIFACTS / "pretrain" / "model", device=device)
+        table, metrics = fill_negatives(examples, texts, encoder, params)
+    except ValueError as error:
+        raise StageError(f"mining with artifacts/pretrain/model failed: {error}") from error
+    with atomic_folder(ARTIFACTS / "mine") as folder:
+        write_table(table, folder / "examples", shard_rows=params.ingest.shard_rows)
+        write_json(folder / "metrics.json", metrics)
+    logger.info("mined %d negatives for %d rows", metrics["negatives_mined"], len(table))
+
+
+def read_mined_sources(params: Params) -> pa.Table:
+    """Rows of mine.sources, in the order of their tables.
+
+    Raises:
+        StageError: A source has no rows, or a task for which documents are no negatives.
+    """
+    tables = [read_table(ARTIFACTS / "ingest" / "examples")]
+    if "synthetic" in params.mine.sources:
+        tables.append(read_table(ARTIFACTS / "synthesize" / "examples"))
+    table = pa.concat_tables(tables)
+    sources = np.array(table["source"].to_pylist(), dtype=object)
+    table = table.filter(pa.array(np.isin(sources, params.mine.sources)))
+    tasks = dict(zip(table["source"].to_pylist(), table["task"].to_pylist(), strict=True))
+    absent = sorted(set(params.mine.sources) - set(tasks))
+    if absent:
+        raise StageError(
+            f"mine.sources {absent} have no examples: correct the names, or see "
+            "artifacts/ingest/quarantine for why their rows were refused"
+        )
+    for source, task in sorted(tasks.items()):
+        if task not in MINED_TASKS:
+            raise StageError(
+                f"mine.sources names {source}, a source of task {task}, for which other documents "
+                f"are no negatives: only sources of {', '.join(MINED_TASKS)} can be mined"
+            )
+    return table.combine_chunks()
+
+
+def fill_negatives(
+    examples: pa.Table, texts: MiningTexts, encoder: Encoder, params: Params
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows with explicit negatives first, then mined ones, all scored; and the metrics."""
+    settings = params.mine
+    query_QD, document_ND = encode(
+        encoder, texts, settings.batch_tokens, params.pretrain.training.precision
+    )
+    scores_QK, index_QK = top_k(query_QD, document_ND[: texts.num_candidates], settings.top_k)
+    query_of_R = torch.from_numpy(texts.query_of_row)
+    query_RD = query_QD.cpu()[query_of_R]
+    positive_R = lowest_positive(texts, query_RD, document_ND)
+    explicit_R = torch.from_numpy(np.bincount(texts.negatives.row_P, minlength=len(examples)))
+    found = mine_hard_negatives(
+        (scores_QK.cpu()[query_of_R], index_QK.cpu()[query_of_R]),
+        positive_R,
+        texts.forbidden.tensor(),
+        (settings.negatives - explicit_R).clamp(min=0),
+        max_positive_share=settings.max_positive_share,
+    )
+    explicit_scores = _scores_of(texts.negatives, query_RD, document_ND)
+    table = _with_negatives(examples, texts, explicit_scores, found)
+    metrics = measure(texts, positive_R, found)
+    if metrics["removed_by_cap_share"] > STRICT:
+        logger.warning(
+            "mine.max_positive_share %s removes %.1f %% of the candidates: this model packs its "
+            "cosines; choose the share by removed_by_cap_share_at in artifacts/mine/metrics.json",
+            settings.max_positive_share,
+            100 * metrics["removed_by_cap_share"],
+        )
+    counts = [len(negatives) for negatives in table["negatives"].to_pylist()]
+    metrics["rows_without_negatives"] = counts.count(0)
+    metrics["short_share"] = _share(
+        sum(count < settings.negatives for count in counts), len(counts)
+    )
+    metrics["audit_ids"] = table["id"].slice(0, AUDITED).to_pylist()
+    return table, metrics
+
+
+def encode(
+    encoder: Encoder, texts: MiningTexts, batch_tokens: int, precision: Literal["bf16", "fp32"]
+) -> tuple[Tensor, Tensor]:
+    """Vectors of queries, prompts before them, on the encoder's device; of documents on the CPU."""
+    query_QD = np.empty((len(texts.queries), encoder.embedding_size), dtype=np.float32)
+    for prompt in sorted({prompt for prompt, _ in texts.queries}):
+        numbers = [number for number, (own, _) in enumerate(texts.queries) if own == prompt]
+        query_QD[numbers] = encoder.encode(
+            [texts.queries[number][1] for number in numbers],
+            prompt=prompt,
+            batch_tokens=batch_tokens,
+            precision=precision,
+        )
+    document_ND = encoder.encode(texts.documents, batch_tokens=batch_tokens, precision=precision)
+    return torch.from_numpy(query_QD).to(encoder.device), torch.from_numpy(document_ND)
+
+
+def lowest_positive(texts: MiningTexts, query_RD: Tensor, document_ND: Tensor) -> Tensor:
+    """Lowest cosine of each row's query with a positive of any row that asks the same, (R,)."""
+    scores = _scores_of(texts.positives, query_RD, document_ND).numpy()
+    lowest = np.full(texts.group_of_row.max() + 1, np.inf, dtype=np.float32)
+    np.minimum.at(lowest, texts.group_of_row[texts.positives.row_P], scores)
+    return torch.from_numpy(lowest[texts.group_of_row])
+
+
+def measure(texts: MiningTexts, positive_R: Tensor, found: HardNegatives) -> dict[str, Any]:
+    """Counts and rates by which a person can calibrate the cap."""
+    open_RK = ~found.forbidden
+    num_open = int(open_RK.sum())
+    rates = {
+        f"{share:.2f}": _share(
+            int((open_RK & (found.score >= positive_cap(positive_R, share)[:, None])).sum()),
+            num_open,
+        )
+        for share in SHARES
+    }
+    mined = found.score[found.kept]
+    return {
+        "rows": len(positive_R),
+        "queries": len(texts.queries),
+        "corpus": texts.num_candidates,
+        "candidates": found.index.numel(),
+        "candidates_forbidden": int(found.forbidden.sum()),
+        "candidates_too_near": int(found.near_positive.sum()),
+        "removed_by_cap_share": _share(int(found.near_positive.sum()), num_open),
+        "removed_by_cap_share_at": rates,
+        "negatives_explicit": len(texts.negatives.row_P),
+        "negatives_mined": int(found.kept.sum()),
+        "mean_positive_score": round(float(positive_R.mean()), 6),
+        "mean_negative_score": round(float(mined.mean()), 6) if len(mined) else None,
+    }
+
+
+def _scores_of(pairs: Ragged, query_RD: Tensor, document_ND: Tensor) -> Tensor:
+    pair_P2 = pairs.tensor()
+    return pair_scores(query_RD, document_ND, pair_P2[:, 0], pair_P2[:, 1])
+
+
+def _with_negatives(
+    examples: pa.Table, texts: MiningTexts, explicit_scores: Tensor, found: HardNegatives
+) -> pa.Table:
+    negatives: list[list[str]] = [[] for _ in range(len(examples))]
+    scores: list[list[float]] = [[] for _ in range(len(examples))]
+    mined_P2 = found.kept.nonzero()
+    rows = np.concatenate([texts.negatives.row_P, mined_P2[:, 0].numpy()])
+    numbers = np.concatenate([texts.negatives.number_P, found.index[found.kept].numpy()])
+    values = torch.cat([explicit_scores, found.score[found.kept]])
+    for row, number, value in zip(rows.tolist(), numbers.tolist(), values.tolist(), strict=True):
+        negatives[row].append(texts.documents[number])
+        scores[row].append(value)
+    for name, column in (("negatives", negatives), ("negative_scores", scores)):
+        field = EXAMPLE_SCHEMA.field(name)
+        place = examples.schema.get_field_index(name)
+        examples = examples.set_column(place, field, pa.array(column, field.type))
+    return examples
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Stage pretrain: stage 1, contrastive on many pairs with in-batch negatives."""
+
+from tasks.contrastive import ContrastiveStage, run_training
+from tasks.params import Params
+from tasks.stage import ARTIFACTS, run_stage
+
+
+def main() -> None:
+    """Run the stage."""
+    run_stage("pretrain", body)
+
+
+def body(params: Params) -> None:
+    """Train the pruned backbone on the pairs of pretrain.sources."""
+    stage = ContrastiveStage(
+        name="pretrain",
+        training=params.pretrain.training,
+        weights=dict(params.pretrain.sources),
+        base=ARTIFACTS / "prune" / "model",
+        output=ARTIFACTS / "pretrain",
+        is_mined=False,
+    )
+    run_training(params, stage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Stage prune: remove blocks of the backbone, and prove the attention of what is left."""
+
+import logging
+
+from model.backbone import prove_folder
+from model.encoder import Encoder
+from model.pruning import (
+    Distances,
+    blocks_to_remove,
+    choose_blocks,
+    count_blocks,
+    measure_distances,
+    remove_blocks,
+)
+from model.tokenization import TokenizedText
+from tasks.compute import use_compute
+from tasks.params import Params, Prune
+from tasks.records import read_table
+from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+
+DOCUMENTS = ARTIFACTS / "ingest" / "documents"
+BATCH_TOKENS = 8192
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the stage."""
+    run_stage("prune", body)
+
+
+def body(params: Params) -> None:
+    """Write the smaller model folder, its proof, and metrics with the removed blocks and scores."""
+    device = use_compute(params.compute)
+    settings = params.prune
+    with atomic_folder(ARTIFACTS / "prune") as folder:
+        try:
+            encoder = Encoder.load(
+                ARTIFACTS / "backbone" / "model",
+                device=device,
+                attn_implementation=params.backbone.attn_implementation,
+            )
+            before = count_blocks(encoder.backbone)
+            count = blocks_to_remove(before, settings.fraction)
+            distances = _measure(encoder, settings, count)
+            removed = choose_blocks(settings.method, distances, count)
+            logger.info("removing blocks %s of %d by %s", removed, before, settings.method)
+            remove_blocks(encoder.backbone, removed)
+            encoder.save(folder / "model")
+            proof = prove_folder(
+                folder / "model",
+                params.backbone.attention,
+                device=device,
+                attn_implementation=params.backbone.attn_implementation,
+            )
+        except ValueError as error:
+            raise StageError(str(error)) from error
+        write_json(folder / "proof.json", proof)
+        metrics = {
+            "method": settings.method,
+            "blocks_before": before,
+            "blocks_after": before - count,
+            "removed": ",".join(str(block) for block in removed),
+            "parameters": sum(weight.numel() for weight in encoder.parameters()),
+            "block_influence": _numbered(distances.influence),
+            "angular_distance": _numbered(distances.angles),
+        }
+        write_json(folder / "metrics.json", metrics)
+
+
+def _measure(encoder: Encoder, settings: Prune, count: int) -> Distances:
+    """Distances on documents; over all tokens unless the encoder itself looks at the last alone."""
+    return measure_distances(
+        encoder,
+        _calibration_texts(encoder, settings),
+        run_length=max(1, count),
+        tokens="last" if encoder.settings.kind == "last" else "all",
+        batch_tokens=BATCH_TOKENS,
+    )
+
+
+def _calibration_texts(encoder: Encoder, settings: Prune) -> list[TokenizedText]:
+    """Documents spread evenly over the whole table, so that every source has its share."""
+    texts: list[str] = read_table(DOCUMENTS, ["text"])["text"].to_pylist()
+    wanted = min(settings.calibration_documents, len(texts))
+    chosen = [texts[number * len(texts) // wanted] for number in range(wanted)]
+    return encoder.tokenize(chosen, max_length_tokens=settings.max_length_tokens)
+
+
+def _numbered(scores: list[float]) -> dict[str, float]:
+    return {f"block_{number:03d}": float(f"{score:.6g}") for number, score in enumerate(scores)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What each stage cost, and from which inputs the run was made."""
+
+from typing import Any
+
+import yaml
+
+from tasks.report import numbers
+from tasks.report.run import Run, params_sha256
+
+STAGES = (
+    "ingest",
+    "validate",
+    "synthesize",
+    "backbone",
+    "prune",
+    "pretrain",
+    "mine",
+    "finetune",
+    "multitask",
+    "merge",
+    "baseline",
+    "evaluate",
+    "gate",
+)
+"""Stages in the order of the chain."""
+TABLES = ("ingest/examples", "ingest/development", "ingest/documents", "ingest/evaluation")
+
+
+def cost_view(run: Run) -> dict[str, Any]:
+    """Wall time and peak memory per stage; a stage without a record did not run on this machine."""
+    timings = run.timings()
+    names = [name for stage in STAGES for name in _runs_of(run, stage)]
+    longest = max((own["wall_s"] for own in timings.values()), default=0) or 1
+    largest = max((own["peak_bytes"] for own in timings.values()), default=0) or 1
+    rows = []
+    for name in names:
+        own = timings.get(name)
+        row: dict[str, Any] = {"stage": name, "ran": own is not None}
+        if own is not None:
+            row |= {
+                "time": numbers.duration(own["wall_s"]),
+                "time_width": round(100 * own["wall_s"] / longest, 1),
+                "memory": numbers.memory(own["peak_bytes"]),
+                "memory_width": round(100 * own["peak_bytes"] / largest, 1),
+            }
+        rows.append(row)
+    total = sum(timings[name]["wall_s"] for name in names if name in timings)
+    return {"rows": rows, "total": numbers.duration(total) if total else None}
+
+
+def inputs_view(run: Run) -> dict[str, Any]:
+    """Hashes by which two runs can be told apart, and the parameters themselves."""
+    hashes = [{"name": "params.yaml", "value": params_sha256(), "what": "SHA-256"}]
+    hashes += [
+        {"name": table, "value": run.manifest_sha256(table), "what": "SHA-256 of the manifest"}
+        for table in TABLES
+    ]
+    hashes.append(
+        {
+            "name": run.params.publish.checkpoint,
+            "value": run.decision()["candidate"]["fingerprint"],
+            "what": "fingerprint of the model",
+        }
+    )
+    values = run.params.model_dump(mode="json", by_alias=True)
+    sections = [
+        {
+            "name": name,
+            "text": yaml.safe_dump(section, allow_unicode=True, sort_keys=False, width=88),
+        }
+        for name, section in values.items()
+    ]
+    return {"hashes": [row for row in hashes if row["value"]], "sections": sections}
+
+
+def _runs_of(run: Run, stage: str) -> list[str]:
+    if stage == "multitask":
+        return [f"multitask@{name}" for name in run.params.multitask.variants]
+    if stage == "evaluate":
+        return [f"evaluate@{rung}" for rung in run.params.evaluate.checkpoints]
+    return [stage]

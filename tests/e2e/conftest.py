@@ -1,0 +1,27 @@
+"""Clones that whole pipelines run in; one reproduced clone serves all tests that only look."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.clone import ROOT, Clone, clone_working_tree
+
+
+@pytest.fixture(scope="session")
+def makeclone_working_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clone]:
+    """Factory of fresh clones; needs the sample corpus (make data)."""
+    if not (ROOT / "data/train").is_dir():
+        pytest.fail("data/ is missing: run `make data` before the tests")
+
+    def make(name: str) -> Clone:
+        return clone_working_tree(tmp_path_factory.mktemp(name))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reproduced(make_clone: Callable[[str], Clone]) -> Clone:
+    """A clone in which plain `dvc repro` ran every stage."""
+    clone = make_clone("repro")
+    clone.run("dvc", "repro")
+    return clone

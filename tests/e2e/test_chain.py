@@ -1,0 +1,131 @@
+"""The whole chain on the pico profile: `dvc repro` and the flow, and what a change re-runs."""
+
+import json
+import re
+from collections.abc import Callable
+
+import grimp
+import pytest
+import yaml
+
+from tests.e2e.clone import ROOT, Clone
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TIMED_OUTPUTS = {"artifacts/report/index.html"}
+
+
+def changed_stages(clone: Clone) -> set[str]:
+    """Stages whose own inputs differ from the last run, without those that merely follow."""
+    status = json.loads(clone.run("dvc", "status", "--json").stdout)
+    return {stage for stage in status if not stage.endswith(".dvc")}
+
+
+def test_a_second_repro_runs_nothing(reproduced: Clone) -> None:
+    before = reproduced.lock()
+    done = reproduced.run("dvc", "repro")
+    assert "Running stage" not in done.stdout + done.stderr
+    assert reproduced.lock() == before
+    assert changed_stages(reproduced) == set()
+
+
+def test_every_declared_stage_ran_and_left_its_metrics(reproduced: Clone) -> None:
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    ran = {stage.split("@")[0] for stage in reproduced.lock()}
+    assert ran == set(declared)
+    metrics = json.loads(reproduced.run("dvc", "metrics", "show", "--json").stdout)
+    files = metrics[""]["data"]
+    assert all("error" not in entry for entry in files.values())
+    assert "artifacts/evaluate/final/metrics.json" in files
+
+
+def test_the_flow_writes_the_same_bytes_as_repro(
+    reproduced: Clone, make_clone: Callable[[str], Clone]
+) -> None:
+    """Same inputs, same bytes on a CPU, whoever starts the stages; times are the one exception."""
+    clone = make_clone("flow")
+    done = clone.run("python", "-m", "flows.retrain")
+    by_flow, by_repro = clone.lock(), reproduced.lock()
+    assert by_flow.keys() == by_repro.keys()
+    differing = {
+        path
+        for stage, outs in by_repro.items()
+        for path, digest in outs.items()
+        if by_flow[stage][path] != digest
+    }
+    assert differing <= TIMED_OUTPUTS
+    assert "SentenceTransformer(" in done.stdout
+    assert "artifacts/report/index.html" in done.stdout
+
+    again = clone.run("python", "-m", "flows.retrain")
+    assert "every stage is up to date" in again.stdout
+    versions = list((clone.root / "store").glob("registry/*/versions/*/manifest.json"))
+    assert len(versions) == 1, "the same model must be published once"
+
+
+def test_a_changed_merge_method_re_runs_only_merge_and_what_follows(reproduced: Clone) -> None:
+    params = (reproduced.root / "params.yaml").read_text(encoding="utf-8")
+    reproduced.set_param("merge.method", "uniform_soup")
+    assert changed_stages(reproduced) == {"merge"}
+    planned = reproduced.run("dvc", "repro", "--dry").stdout
+    assert set(re.findall(r"Running stage '([^']+)'", planned)) <= {
+        "merge", "evaluate@final", "gate", "report"
+    }  # fmt: skip
+    (reproduced.root / "params.yaml").write_text(params, encoding="utf-8")
+
+
+def test_a_changed_ingest_value_makes_the_root_of_all_stages_stale(reproduced: Clone) -> None:
+    params = (reproduced.root / "params.yaml").read_text(encoding="utf-8")
+    reproduced.set_param("ingest.seed", 7)
+    assert changed_stages(reproduced) == {"ingest"}
+    downstream = reproduced.run("dvc", "dag", "--dot").stdout
+    parents = _edges(downstream)
+    assert _reached("ingest", parents) | {"ingest"} == set(reproduced.lock())
+    (reproduced.root / "params.yaml").write_text(params, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["model.losses.info_nce", "model.pruning", "model.encoder", "model.merging.uniform_soup"],
+)
+def test_an_edited_file_re_runs_exactly_the_stages_that_import_it(
+    reproduced: Clone, module: str
+) -> None:
+    path = reproduced.root / (module.replace(".", "/") + ".py")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + "\n# edited\n", encoding="utf-8")
+    changed = {stage.split("@")[0] for stage in changed_stages(reproduced)}
+    path.write_text(text, encoding="utf-8")
+    assert changed == _importers(module)
+
+
+def _importers(module: str) -> set[str]:
+    """Stages whose entry point imports `module`, directly or through others."""
+    graph = grimp.build_graph("tasks", "model")
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    importers = set()
+    for stage, entry in stages.items():
+        command = entry.get("do", entry)["cmd"]
+        task = command.split()[2]
+        entry_points = {task, *graph.find_descendants(task)}
+        if any(graph.find_shortest_chain(point, module) for point in entry_points):
+            importers.add(stage)
+    return importers
+
+
+def _edges(dot: str) -> dict[str, set[str]]:
+    """Child stages of each stage in `dvc dag --dot`."""
+    children: dict[str, set[str]] = {}
+    for parent, child in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
+        children.setdefault(parent, set()).add(child)
+    return children
+
+
+def _reached(start: str, children: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    queue = [start]
+    while queue:
+        for child in children.get(queue.pop(), set()) - found:
+            found.add(child)
+            queue.append(child)
+    return found

@@ -1,0 +1,160 @@
+"""The flow on a toy checkout, against a real Prefect server."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.flows.toy import Toy, api, last_run, wait_until
+
+STAGES = {"ingest", "training@balanced", "training@retrieval", "merge", "gate", "report"}
+
+
+def task_states(toy: Toy, run: dict[str, Any]) -> dict[str, str]:
+    """Name of each task run to the name of its state, once the server has them all."""
+    body = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+
+    def are_final() -> bool:
+        runs = api(toy, "task_runs/filter", body)
+        return bool(runs) and all(each["state_name"] not in {"Running", "Pending"} for each in runs)
+
+    wait_until(are_final)
+    return {each["name"]: each["state_name"] for each in api(toy, "task_runs/filter", body)}
+
+
+def test_stages_run_in_the_order_of_dvc_with_the_hooks_in_place(ran_template):
+    order = (ran_template / "knobs" / "order.txt").read_text().split()
+    assert order[0] == "ingest"
+    assert set(order[1:3]) == {"training-balanced", "training-retrieval"}
+    assert order[3:] == ["merge", "champion", "gate", "report", "publish"]
+
+
+def test_summary_names_states_and_how_to_look_again(ran_template):
+    output = (ran_template / "output.txt").read_text()
+    assert re.search(r"training@balanced\s+│\s+ran", output)
+    assert "Prefect UI: http://127.0.0.1:" in output
+
+
+def test_outputs_are_pushed(ran_template):
+    toy = Toy(ran_template, None)
+    assert "in sync" in toy.dvc("status", "--cloud").stdout
+
+
+def test_rerun_without_a_change_skips_every_stage(ran: Toy):
+    status, output = ran.retrain()
+    assert status == 0, output
+    assert "every stage is up to date" in output
+    assert ran.order() == ["champion", "publish"]
+    states = task_states(ran, last_run(ran))
+    assert {states[stage] for stage in STAGES} == {"Skipped"}
+
+
+def test_a_state_seen_before_comes_from_the_run_cache(ran: Toy):
+    ran.edit_corpus("another corpus ")
+    assert ran.retrain("--stages", "ingest")[0] == 0
+    assert ran.order() == ["ingest"]
+    ran.edit_corpus("corpus ")
+    status, output = ran.retrain("--stages", "ingest")
+    assert status == 0, output
+    assert ran.order() == ["ingest"]
+    assert task_states(ran, last_run(ran))["ingest"] == "Cached"
+
+
+def test_failed_stage_fails_the_run_with_its_last_lines_and_other_branches_finish(toy: Toy):
+    toy.knob("training-balanced.fail")
+    status, output = toy.retrain()
+    assert status == 1
+    run = last_run(toy)
+    message = run["state"]["message"]
+    assert run["state_type"] == "FAILED"
+    assert "training@balanced failed" in message
+    assert "trouble 39" in message
+    assert "trouble 5 " not in message
+    assert "not run for that reason: merge, champion, gate, report" in output
+    assert toy.order() == ["ingest", "training-retrieval"]
+    states = task_states(toy, run)
+    assert states["training@balanced"] == "Failed"
+    assert states["merge"] == "NotRun"
+    assert states["push training@retrieval"] == "Completed"
+
+
+def test_run_goes_on_after_a_failure_is_mended(toy: Toy):
+    toy.knob("training-balanced.fail")
+    assert toy.retrain("--stages", "ingest", "training")[0] == 1
+    toy.unset("training-balanced.fail")
+    status, output = toy.retrain("--stages", "ingest", "training")
+    assert status == 0, output
+    assert toy.order() == ["ingest", "training-retrieval", "training-balanced"]
+
+
+def test_failed_hook_fails_the_run(ran: Toy):
+    ran.knob("publish.fail")
+    status, output = ran.retrain()
+    assert status == 1
+    assert "publish failed" in output
+    assert "no registry for publish" in output
+
+
+def test_independent_stages_run_side_by_side(toy: Toy):
+    for variant in ("balanced", "retrieval"):
+        toy.knob(f"training-{variant}.sleep", "60")
+    with toy.start() as process:
+        toy.pid("training-balanced")
+        toy.pid("training-retrieval")
+        process.terminate()
+    assert toy.order() == ["ingest"]
+
+
+def test_output_lines_reach_the_terminal_and_the_run_log(ran: Toy):
+    status, output = ran.retrain("--stages", "merge", "--force", "merge")
+    assert status == 0, output
+    assert re.search(r"\d:\d\d      merge              \| toy: merge begins", output)
+    body = {"logs": {"flow_run_id": {"any_": [last_run(ran)["id"]]}}}
+    assert "toy: merge begins" in {line["message"] for line in api(ran, "logs/filter", body)}
+
+
+def test_what_depends_on_a_change_runs_and_only_among_the_named_stages(ran: Toy):
+    ran.edit_corpus("another corpus ")
+    status, output = ran.retrain("--stages", "ingest", "training")
+    assert status == 0, output
+    assert set(ran.order()) == {"ingest", "training-balanced", "training-retrieval"}
+
+
+def test_run_shows_its_stages_and_metrics_as_artifacts(ran_template, prefect_server):
+    found = api(Toy(ran_template, prefect_server), "artifacts/filter", {})
+    texts = {each["key"]: each["data"] for each in found}
+    assert "| nested.loss_nats | 1.25 |" in texts["metrics-training-balanced"]
+    assert {"stage": "ingest", "state": "ran"}.items() <= json.loads(texts["stages"])[0].items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--stages", "nosuch"), "no such stage: nosuch"),
+        (("--profile", "nosuch"), "invalid choice"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused(ran: Toy, arguments, complaint):
+    status, output = ran.retrain(*arguments)
+    assert status != 0
+    assert complaint in output
+
+
+def test_bad_parameter_stops_before_anything_starts(ran: Toy):
+    ran.set_params(compute={"device": "cpu", "threads": 0})
+    status, output = ran.retrain()
+    assert status == 1
+    assert "compute.threads" in output
+    assert "Traceback" not in output
+    assert ran.order() == []
+
+
+def test_second_run_in_a_checkout_is_refused(ran: Toy):
+    ran.knob("merge.sleep", "60")
+    with ran.start("--stages", "merge", "--force", "merge") as first:
+        ran.pid("merge")
+        status, output = ran.retrain()
+        assert status == 1
+        assert f"process {first.pid} on" in output
+        first.terminate()

@@ -1,0 +1,102 @@
+"""No way of stopping a run leaves a training alive, and the next run goes on."""
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from tests.flows.toy import Toy, api, last_run, wait_until
+
+GONE_S = 5.0
+ONE_STAGE = ("--stages", "training@balanced", "--force", "training@balanced")
+
+
+@pytest.fixture
+def sleeper(ran: Toy) -> Toy:
+    """A checkout whose training@balanced lasts, and traps nothing."""
+    (ran.root / "knobs" / "training-balanced.pid").unlink()
+    ran.knob("training-balanced.sleep", "120")
+    return ran
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def dvc_of(stage_pid: int) -> int:
+    """The `dvc repro` above a stage."""
+    return next(
+        parent.pid
+        for parent in psutil.Process(stage_pid).parents()
+        if parent.cmdline()[1:3] == ["-m", "dvc"]
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_training_dies_with_the_flow(sleeper: Toy, number):
+    with sleeper.start(*ONE_STAGE) as flow:
+        training = sleeper.pid("training-balanced")
+        dvc = dvc_of(training)
+        flow.send_signal(number)
+        wait_until(lambda: not is_alive(training) and not is_alive(dvc), GONE_S)
+    assert flow.returncode != 0
+
+
+def test_training_dies_with_its_dvc_and_the_run_fails(sleeper: Toy):
+    with sleeper.start(*ONE_STAGE) as flow:
+        training = sleeper.pid("training-balanced")
+        os.kill(dvc_of(training), signal.SIGKILL)
+        wait_until(lambda: not is_alive(training), GONE_S)
+        output, _ = flow.communicate(timeout=60)
+    assert flow.returncode == 1
+    assert "training@balanced failed with status 137" in output
+
+
+def test_next_run_goes_on_and_closes_the_dead_one(sleeper: Toy):
+    with sleeper.start(*ONE_STAGE) as flow:
+        training = sleeper.pid("training-balanced")
+        flow.kill()
+        wait_until(lambda: not is_alive(training), GONE_S)
+    dead = last_run(sleeper)
+    assert dead["state_type"] == "RUNNING"
+    sleeper.unset("training-balanced.sleep")
+    status, output = sleeper.retrain(*ONE_STAGE)
+    assert status == 0, output
+    runs = api(sleeper, "flow_runs/filter", {"flow_runs": {"id": {"any_": [dead["id"]]}}})
+    assert runs[0]["state_type"] == "CRASHED"
+
+
+def test_server_of_a_run_dies_with_it(sleeper: Toy):
+    alone = Toy(sleeper.root, None)
+    with alone.start(*ONE_STAGE) as flow:
+        training = alone.pid("training-balanced", 60)
+        below = psutil.Process(flow.pid).children(recursive=True)
+        servers = [each for each in below if "server" in each.cmdline()]
+        assert servers
+        flow.kill()
+        wait_until(lambda: not any(is_alive(each.pid) for each in below), GONE_S)
+    assert not is_alive(training)
+
+
+def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
+    """The run is started by the schedule's own process, as in production."""
+    with sleeper.start("--cron", "0 0 1 1 *", module="flows.serve") as server:
+        name = {"deployments": {"name": {"any_": ["scheduled"]}}}
+        wait_until(lambda: bool(api(sleeper, "deployments/filter", name)))
+        deployment = api(sleeper, "deployments/filter", name)[0]["id"]
+        parameters = {"stages": ["training@balanced"], "force": ["training@balanced"]}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        run = api(sleeper, f"deployments/{deployment}/create_flow_run", body)["id"]
+        training = sleeper.pid("training-balanced", 60)
+        state = {"state": {"type": "CANCELLING"}}
+        api(sleeper, f"flow_runs/{run}/set_state", state)
+        wait_until(lambda: not is_alive(training), 30)
+        body = {"flow_runs": {"id": {"any_": [run]}}}
+        wait_until(
+            lambda: api(sleeper, "flow_runs/filter", body)[0]["state_name"] == "Cancelled", 40
+        )
+        server.terminate()

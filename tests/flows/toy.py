@@ -1,0 +1,212 @@
+"""A toy checkout: the real flows/ over a small dvc.yaml whose stages take milliseconds."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Popen = subprocess.Popen[str]
+ROOT = Path(__file__).resolve().parents[2]
+
+STAGE_SCRIPT = """
+import json, os, pathlib, sys, time
+name, target = sys.argv[1], pathlib.Path(sys.argv[2])
+knobs = pathlib.Path("knobs")
+(knobs / f"{name}.pid").write_text(str(os.getpid()))
+print(f"INFO toy: {name} begins", flush=True)
+if (knobs / f"{name}.fail").exists():
+    for number in range(40):
+        print(f"ERROR toy: trouble {number} in {name}", flush=True)
+    sys.exit(3)
+if (knobs / f"{name}.sleep").exists():
+    deadline = time.monotonic() + float((knobs / f"{name}.sleep").read_text())
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+target.mkdir(parents=True, exist_ok=True)
+text = "".join(pathlib.Path(p).read_text() for p in sys.argv[3:])
+(target / "text.txt").write_text(text + name)
+metrics = {"characters": len(text), "nested": {"loss_nats": 1.25}}
+(target / "metrics.json").write_text(json.dumps(metrics))
+with (knobs / "order.txt").open("a") as file:
+    file.write(name + "\\n")
+"""
+
+HOOK_SCRIPT = """
+import pathlib, sys
+name = "{name}"
+if (pathlib.Path("knobs") / f"{{name}}.fail").exists():
+    sys.exit(f"ERROR toy: no registry for {{name}}")
+with open("knobs/order.txt", "a") as file:
+    file.write(name + "\\n")
+{body}
+"""
+CHAMPION_BODY = """pathlib.Path("champion.json").write_text('{"mean": null}')"""
+
+
+def toy_stage(name: str, inputs: list[str], folder: str | None = None) -> dict[str, object]:
+    """The dvc.yaml entry of a stage that copies its inputs."""
+    target = f"artifacts/{folder or name}"
+    return {
+        "cmd": f"python stage.py {name} {target} {' '.join(inputs)}",
+        "deps": ["stage.py", *inputs],
+        "outs": [f"{target}/text.txt"],
+        "metrics": [{f"{target}/metrics.json": {"cache": False}}],
+    }
+
+
+def toy_pipeline() -> dict[str, object]:
+    """ingest -> two trainings side by side -> merge -> gate (after champion) -> report."""
+    training = toy_stage("training-${item.variant}", ["artifacts/ingest/text.txt"])
+    return {
+        "stages": {
+            "ingest": toy_stage("ingest", ["data/corpus.txt"]),
+            "training": {"matrix": {"variant": ["balanced", "retrieval"]}, **training},
+            "merge": toy_stage(
+                "merge",
+                [f"artifacts/training-{name}/text.txt" for name in ("balanced", "retrieval")],
+            ),
+            "gate": toy_stage("gate", ["artifacts/merge/text.txt", "champion.json"]),
+            "report": toy_stage("report", ["artifacts/gate/text.txt"]),
+        }
+    }
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A toy checkout."""
+
+    root: Path
+    api_url: str | None
+    """Of the Prefect server; without one a run starts its own."""
+
+    @staticmethod
+    def host() -> str:
+        return socket.gethostname()
+
+    def knob(self, name: str, text: str = "") -> None:
+        """Make the next run of a stage fail (`merge.fail`) or last (`training-balanced.sleep`)."""
+        (self.root / "knobs" / name).write_text(text)
+
+    def unset(self, name: str) -> None:
+        (self.root / "knobs" / name).unlink()
+
+    def edit_corpus(self, text: str) -> None:
+        (self.root / "data" / "corpus.txt").write_text(text)
+
+    def order(self) -> list[str]:
+        """The stages and hooks that have really run, in order of their ends."""
+        path = self.root / "knobs" / "order.txt"
+        return path.read_text().split() if path.exists() else []
+
+    def pid(self, stage: str, timeout_s: float = 30.0) -> int:
+        """The process of a stage that is running now."""
+        path = self.root / "knobs" / f"{stage}.pid"
+        wait_until(lambda: path.exists() and path.read_text() != "", timeout_s)
+        return int(path.read_text())
+
+    def start(self, *arguments: str, module: str = "flows.retrain", **environment: str) -> Popen:
+        """`python -m flows.retrain ARGUMENTS`, not waited for."""
+        server = {"PREFECT_API_URL": self.api_url} if self.api_url else {}
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.root,
+            env=toy_environment() | server | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def retrain(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        """`python -m flows.retrain ARGUMENTS` to its end: exit status and all it printed."""
+        with self.start(*arguments, **environment) as process:
+            output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def dvc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.root,
+            env=toy_environment() | environment,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+
+    def set_params(self, **sections: object) -> None:
+        """Replace whole sections of params.yaml."""
+        path = self.root / "params.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | sections))
+
+
+def toy_environment() -> dict[str, str]:
+    """The environment without what would reach into a toy checkout from outside."""
+    outside = ("PREFECT_", "AWS_", "PYTHONPATH", "DVC_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    return clean | {"PATH": f"{Path(sys.executable).parent}:{clean['PATH']}"}
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Poll until `condition` holds.
+
+    Raises:
+        TimeoutError: It did not within `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout_s} s")
+        pause.wait(0.05)
+
+
+def write_toy(root: Path) -> None:
+    """Make `root` an initialised toy checkout in which nothing has run."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("flows", "tasks/sections", "infra/profiles"):
+        shutil.copytree(ROOT / name, root / name, ignore=ignore)
+    for name in ("infra/prefect.env", "infra/prefect-logging.yaml", "tasks/params.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, root / name)
+    shutil.copyfile(ROOT / "infra" / "profiles" / "sample.yaml", root / "params.yaml")
+    (root / "tasks" / "__init__.py").touch()
+    (root / "tasks" / "champion.py").write_text(
+        HOOK_SCRIPT.format(name="champion", body=CHAMPION_BODY)
+    )
+    (root / "tasks" / "publish.py").write_text(HOOK_SCRIPT.format(name="publish", body=""))
+    (root / "stage.py").write_text(STAGE_SCRIPT)
+    (root / "dvc.yaml").write_text(yaml.safe_dump(toy_pipeline(), sort_keys=False))
+    (root / "champion.json").write_text("{}")
+    (root / "knobs").mkdir()
+    (root / "data").mkdir()
+    (root / "data" / "corpus.txt").write_text("corpus ")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
+    (root / ".dvc" / "config").write_text("[core]\n    remote = store\n    analytics = false\n")
+
+
+def api(toy: Toy, path: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"{toy.api_url}/{path}",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def last_run(toy: Toy) -> dict[str, Any]:
+    """The newest flow run of this checkout, as the server shows it."""
+    tags = {"all_": [f"checkout:{toy.host()}:{toy.root}"]}
+    runs = api(toy, "flow_runs/filter", {"flow_runs": {"tags": tags}, "sort": "START_TIME_DESC"})
+    return runs[0]

@@ -1,0 +1,149 @@
+"""A chat endpoint on 127.0.0.1 that behaves well or badly, as a test wants it."""
+
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tasks.sections.data import Endpoint
+
+KEY = "sk-very-secret"
+DEADLINE_S = 30.0
+
+
+@dataclass
+class Reply:
+    """What the server does with one request."""
+
+    status: int = 200
+    content: str | None = None
+    """Text of the assistant; None answers what the prompt asks for."""
+    raw: str | None = None
+    """Whole body, in place of a completion."""
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    trickles: bool = False
+    """Sends a byte every 50 ms and never ends."""
+    hangs_up: bool = False
+
+
+def sensible_content(prompt: str) -> str:
+    """What a good model says to each of the three calls."""
+    if "question_type:" in prompt:
+        return '{"character": "юный химик", "question_type": "keywords", "difficulty": "phd"}'
+    if "Напиши один" in prompt:
+        number = hashlib.sha256(prompt.encode()).hexdigest()[:8]
+        return f'```json\n{{"query": "где найти озеро {number}"}}\n```'
+    return '<think>Ответ в тексте {есть}.</think> {"score": 5}'
+
+
+class FakeEndpoint:
+    """A chat endpoint on 127.0.0.1; `script` decides the reply by the number of the request."""
+
+    def __init__(self) -> None:
+        self.script: Callable[[int, str], Reply] = lambda _number, _prompt: Reply()
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.moments: list[float] = []
+        self.answered: list[str] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.closing = threading.Event()
+        self.arrived = threading.Condition()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                try:
+                    endpoint.handle(self)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join(DEADLINE_S)
+
+    def prompt(self, number: int) -> str:
+        return self.requests[number]["messages"][-1]["content"]
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        with self.arrived:
+            number = len(self.requests)
+            self.requests.append(body)
+            self.headers.append({key.lower(): value for key, value in request.headers.items()})
+            self.moments.append(time.monotonic())
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            self.arrived.notify_all()
+        prompt = body["messages"][-1]["content"]
+        reply = self.script(number, prompt)
+        self.closing.wait(reply.delay_s)
+        with self.arrived:
+            self.in_flight -= 1
+        if reply.hangs_up:
+            request.connection.shutdown(socket.SHUT_RDWR)
+            return
+        request.send_response(reply.status)
+        headers = {"Content-Type": "application/json", **reply.headers}
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        while reply.trickles and not self.closing.wait(0.05):
+            request.wfile.write(b" ")
+            request.wfile.flush()
+        request.wfile.write(self.body(reply, prompt).encode())
+        self.answered.append(prompt)
+
+    def body(self, reply: Reply, prompt: str) -> str:
+        if reply.raw is not None:
+            return reply.raw
+        content = sensible_content(prompt) if reply.content is None else reply.content
+        message = {"role": "assistant", "content": content}
+        return json.dumps(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "fake",
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
+            }
+        )
+
+    def wait_for_requests(self, count: int) -> None:
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.requests) >= count, DEADLINE_S)
+
+
+def settings(url: str, **changed: Any) -> Endpoint:
+    values: dict[str, Any] = {
+        "base_url": url,
+        "model": "fake",
+        "concurrency": 4,
+        "timeout_s": 10.0,
+        "max_retries": 2,
+        "max_backoff_s": 0.02,
+        "temperature": 0.7,
+        "min_score": 4,
+    }
+    return Endpoint.model_validate(values | changed)

@@ -1,0 +1,268 @@
+"""Batches: order, tokens, draws and micro-batches, all a function of the seed and the step."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model.encoder import Encoder
+from model.losses.masks import candidate_mask, text_hashes
+from model.training.batches import Batch, BatchPlan, group_rows
+from model.training.micro_batches import padded_tokens, split_by_tokens
+from model.training.order import SourceOrder, draw_sources, spread_order
+from model.training.settings import TrainingSource, TrainSettings
+
+SETTINGS = TrainSettings(
+    max_steps=12,
+    batch_size=4,
+    micro_batch_tokens=1000,
+    max_length_tokens=40,
+    learning_rate=1e-3,
+    min_learning_rate_share=0.1,
+    warmup_steps=0,
+    weight_decay=0.0,
+    gradient_clip_norm=1.0,
+    temperature=0.05,
+    hard_negatives=2,
+    matryoshka_dims=(),
+    source_temperature=1.0,
+    precision="fp32",
+    log_every_steps=1,
+    checkpoint_every_steps=100,
+    seed=3,
+)
+
+
+def source_of(rows: list[tuple[str, list[str], list[str]]], **fields: object) -> TrainingSource:
+    table = pa.table(
+        {
+            "id": [f"row-{number}" for number in range(len(rows))],
+            "query": [query for query, _, _ in rows],
+            "positives": pa.array([positives for _, positives, _ in rows], pa.list_(pa.string())),
+            "negatives": pa.array([negatives for _, _, negatives in rows], pa.list_(pa.string())),
+            "score": pa.array([number / 10 for number in range(len(rows))], pa.float32()),
+        }
+    )
+    defaults = {
+        "name": "s",
+        "task": "retrieval",
+        "prompt": "",
+        "document_prompt": "",
+        "weight": 1.0,
+    }
+    return TrainingSource(**{**defaults, **fields, "table": table, "weight": 1.0})  # pyright: ignore[reportArgumentType]  # fields of the tests are right
+
+
+def plan_of(
+    encoder: Encoder, folder: Path, source: TrainingSource, settings: TrainSettings = SETTINGS
+) -> BatchPlan:
+    steps_of = np.zeros(settings.max_steps, dtype=int)
+    return BatchPlan([source], steps_of, settings, encoder, folder)
+
+
+def texts_of(encoder: Encoder, batch: Batch) -> list[str]:
+    return [encoder.tokenizer.decode(item.ids) for item in batch.items]
+
+
+ROWS: list[tuple[str, list[str], list[str]]] = [
+    (f"вопрос {n}", [f"ответ {n}"], [f"мимо {n} {k}" for k in range(n % 4)]) for n in range(10)
+]
+
+
+# ---- order
+
+
+def test_an_epoch_visits_each_row_once_and_epochs_differ() -> None:
+    order = SourceOrder("s", np.arange(12), batch_size=4, seed=1)
+    epochs = [[order.rows_of_visit(3 * epoch + k).tolist() for k in range(3)] for epoch in range(2)]
+    for epoch in epochs:
+        assert sorted(row for batch in epoch for row in batch) == list(range(12))
+    assert epochs[0] != epochs[1]
+
+
+def test_visits_do_not_depend_on_what_was_asked_before() -> None:
+    forward = SourceOrder("s", np.arange(10), batch_size=3, seed=1)
+    asked = [forward.rows_of_visit(visit).tolist() for visit in range(9)]
+    jump = SourceOrder("s", np.arange(10), batch_size=3, seed=1)
+    assert [jump.rows_of_visit(visit).tolist() for visit in reversed(range(9))] == asked[::-1]
+
+
+def test_sources_of_one_seed_are_walked_in_different_orders() -> None:
+    one, other = (SourceOrder(name, np.arange(50), batch_size=50, seed=1) for name in "ab")
+    assert one.rows_of_visit(0).tolist() != other.rows_of_visit(0).tolist()
+
+
+def test_a_source_smaller_than_the_batch_gives_all_its_rows() -> None:
+    order = SourceOrder("s", np.arange(3), batch_size=8, seed=1)
+    assert sorted(order.rows_of_visit(0).tolist()) == [0, 1, 2]
+    assert sorted(order.rows_of_visit(5).tolist()) == [0, 1, 2]
+
+
+def test_rows_that_share_a_positive_fall_into_different_batches() -> None:
+    groups = np.repeat(np.arange(100), 3)
+    order = SourceOrder("s", groups, batch_size=20, seed=1)
+    repeats = [20 - len(set(groups[order.rows_of_visit(visit)])) for visit in range(15)]
+    plain = np.random.default_rng(0).permutation(groups).reshape(15, 20)
+    assert sum(repeats) == 0
+    assert sum(20 - len(set(batch)) for batch in plain) > 0, "the premise: chance repeats some"
+
+
+def test_every_row_is_as_likely_early_as_late() -> None:
+    groups = np.array([0, 0, 0, 0, 1, 2, 2, 3])
+    places = np.zeros(8)
+    for seed in range(4000):
+        places[spread_order(groups, np.random.default_rng(seed))] += np.arange(8)
+    assert np.abs(places / 4000 - 3.5).max() < 0.15
+
+
+def test_only_visited_rows_are_named() -> None:
+    order = SourceOrder("s", np.arange(100), batch_size=10, seed=1)
+    visited = order.visited_rows(2)
+    expected = sorted([*order.rows_of_visit(0), *order.rows_of_visit(1)])
+    assert visited.tolist() == expected
+    assert order.visited_rows(0).tolist() == []
+    assert order.visited_rows(10).tolist() == list(range(100))
+    assert order.visited_rows(25).tolist() == list(range(100))
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.9), (0.5, 0.75), (1e-9, 0.5)])
+def test_source_share_is_weight_times_rows_to_the_temperature(
+    temperature: float, share: float
+) -> None:
+    drawn = draw_sources([900, 100], [1.0, 1.0], temperature=temperature, max_steps=20_000, seed=5)
+    assert np.mean(drawn == 0) == pytest.approx(share, abs=0.015)
+
+
+def test_the_weight_multiplies_the_share_of_a_source() -> None:
+    drawn = draw_sources([100, 100], [3.0, 1.0], temperature=0.5, max_steps=20_000, seed=5)
+    assert np.mean(drawn == 0) == pytest.approx(0.75, abs=0.015)
+
+
+# ---- batches
+
+
+def test_a_batch_holds_queries_then_positives_then_hard_negatives(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    batch = plan_of(pico_encoder, tmp_path, source_of(ROWS)).batch(1)
+    texts = texts_of(pico_encoder, batch)
+    numbers = [int(row.removeprefix("row-")) for row in batch.row_ids]
+    assert texts[:4] == [f"вопрос {n}" for n in numbers]
+    assert texts[4:8] == [f"ответ {n}" for n in numbers]
+    owners = batch.texts.owners.tolist()
+    assert owners[:4] == [0, 1, 2, 3]
+    for text, owner in zip(texts[8:], owners[4:], strict=True):
+        assert text.startswith(f"мимо {numbers[owner]} ")
+
+
+def test_a_row_with_few_negatives_gives_what_it_has_and_never_its_positive(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, batch_size=10, hard_negatives=2)
+    batch = plan_of(pico_encoder, tmp_path, source_of(ROWS), settings).batch(1)
+    owners = batch.texts.owners[10:]
+    for place, row in enumerate(batch.row_ids):
+        assert (owners == place).sum() == min(2, int(row.removeprefix("row-")) % 4)
+    assert len(set(texts_of(pico_encoder, batch))) == len(batch.items)
+
+
+def test_positives_and_negatives_are_drawn_anew_but_equal_for_equal_steps(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    rows = [(f"q{n}", [f"p{n}{k}" for k in "abcd"], [f"n{n}{k}" for k in "abcd"]) for n in range(4)]
+    plan = plan_of(pico_encoder, tmp_path, source_of(rows))
+    drawn = [frozenset(texts_of(pico_encoder, plan.batch(step))) for step in range(1, 9)]
+    assert len(set(drawn)) > 4
+    again = plan_of(pico_encoder, tmp_path / "again", source_of(rows))
+    assert frozenset(texts_of(pico_encoder, again.batch(6))) == drawn[5]
+
+
+def test_positives_that_were_not_drawn_are_known_to_the_mask(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    rows = [("q0", ["общий", "свой"], []), ("q1", ["общий"], [])]
+    settings = dataclasses.replace(SETTINGS, batch_size=2)
+    plan = plan_of(pico_encoder, tmp_path, source_of(rows), settings)
+    for step in range(1, 9):
+        mask = candidate_mask(plan.batch(step).texts, in_batch=True)
+        asked = [row == "row-0" for row in plan.batch(step).row_ids].index(True)
+        assert not mask.allowed[asked, 1 - asked]
+
+
+def test_prompts_stand_before_the_texts_and_not_in_their_hashes(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    source = source_of(ROWS, prompt="Задача: ", document_prompt="Текст: ", task="classification")
+    batch = plan_of(pico_encoder, tmp_path, source).batch(1)
+    texts = texts_of(pico_encoder, batch)
+    assert all(text.startswith("Задача: вопрос") for text in texts[:4])
+    assert all(text.startswith("Текст: ") for text in texts[4:])
+    assert all(item.prompt_tokens > 0 for item in batch.items)
+    bare = [text.removeprefix("Задача: ") for text in texts[:4]]
+    assert batch.texts.queries.tolist() == text_hashes(bare).tolist()
+
+
+def test_graded_rows_bring_their_scores_and_no_negatives(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    batch = plan_of(pico_encoder, tmp_path, source_of(ROWS, task="sts")).batch(1)
+    assert batch.scores is not None
+    expected = [int(row.removeprefix("row-")) / 10 for row in batch.row_ids]
+    assert batch.scores.tolist() == pytest.approx(expected)
+    assert len(batch.items) == 8
+
+
+def test_texts_are_cut_to_the_length_of_the_stage(pico_encoder: Encoder, tmp_path: Path) -> None:
+    rows = [(f"вопрос {n} " * 50, ["ответ " * 50], []) for n in range(4)]
+    batch = plan_of(pico_encoder, tmp_path, source_of(rows)).batch(1)
+    assert {len(item.ids) for item in batch.items} == {40}
+
+
+def test_null_negatives_are_no_negatives(pico_encoder: Encoder, tmp_path: Path) -> None:
+    source = source_of(ROWS[:4])
+    nulls = pa.array([None, ["a"], None, ["b", "c"]], pa.list_(pa.string()))
+    table = source.table.set_column(3, "negatives", nulls)
+    batch = plan_of(pico_encoder, tmp_path, dataclasses.replace(source, table=table)).batch(1)
+    assert sorted(texts_of(pico_encoder, batch)[8:]) == ["a", "b", "c"]
+
+
+def test_rows_are_grouped_by_their_first_positive() -> None:
+    rows = [("a", ["x"], ["z"]), ("b", ["y", "x"], []), ("c", ["x", "y"], [])]
+    groups = group_rows(source_of(rows).table)
+    assert groups[0] == groups[2] != groups[1]
+
+
+def test_a_table_in_several_chunks_gives_the_same_batches(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    whole = source_of(ROWS)
+    chunks = pa.concat_tables([whole.table.slice(0, 3), whole.table.slice(3)])
+    split = dataclasses.replace(whole, table=chunks)
+    batches = [
+        plan_of(pico_encoder, tmp_path / name, source).batch(2)
+        for name, source in (("whole", whole), ("split", split))
+    ]
+    assert batches[0].items == batches[1].items
+
+
+# ---- micro-batches
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 64, 100_000])
+def test_micro_batches_hold_every_text_once_within_the_budget(max_tokens: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, size=333)
+    parts = split_by_tokens(lengths, max_tokens)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(333))
+    for part in parts:
+        assert len(part) == 1 or len(part) * lengths[part].max() <= max_tokens
+    heads = [int(lengths[part[0]]) for part in parts]
+    assert heads == sorted(heads, reverse=True)
+    assert padded_tokens(lengths, parts) == sum(len(p) * int(lengths[p].max()) for p in parts)
+
+
+def test_one_long_text_does_not_pad_a_thousand_short_ones() -> None:
+    lengths = np.array([1000] * 4 + [10] * 1000)
+    parts = split_by_tokens(lengths, 10**9)
+    assert padded_tokens(lengths, parts) == lengths.sum()

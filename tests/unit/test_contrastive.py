@@ -1,0 +1,300 @@
+"""The contrastive stages on tables and a pico model: sources, outputs, resume, errors."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from model.encoder import Encoder
+from model.training.stopping import TrainingStoppedError
+from model.training.trainer import NonFiniteLossError
+from tasks import contrastive
+from tasks.contrastive import ContrastiveStage, load_sources, run_training
+from tasks.multitask import body as multitask
+from tasks.params import Params, load_params
+from tasks.pretrain import body as pretrain
+from tasks.records import EXAMPLE_SCHEMA, write_table
+from tasks.stage import StageError
+
+PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
+TRAINING: dict[str, Any] = {
+    "max_steps": 6,
+    "batch_size": 8,
+    "micro_batch_tokens": 4096,
+    "max_length_tokens": 48,
+    "warmup_steps": 1,
+    "matryoshka_dims": [8],
+    "hard_negatives": 2,
+    "precision": "fp32",
+    "log_every_steps": 2,
+    "checkpoint_every_steps": 2,
+}
+
+
+def examples(source: str, task: str, count: int, *, negatives: int = 0, **fields: Any) -> pa.Table:
+    rows = [
+        {
+            "id": f"{source}-{task}-{n}",
+            "task": task,
+            "source": source,
+            "lang": "ru",
+            "query": f"{source} вопрос {n}",
+            "positives": [f"{source} ответ {n}"],
+            "negatives": [f"{source} мимо {n} {k}" for k in range(negatives)],
+            "negative_scores": None,
+            "label": None,
+            "score": n / count if task == "sts" else None,
+            **fields,
+        }
+        for n in range(count)
+    ]
+    return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pico_folder: Path) -> Path:
+    """A folder with ingested examples and a base model for every stage."""
+    monkeypatch.chdir(tmp_path)
+    artifacts = tmp_path / "artifacts"
+    write_table(
+        pa.concat_tables(
+            [
+                examples("titles", "retrieval", 20),
+                examples("questions", "retrieval", 12, negatives=1),
+                examples("topics", "classification", 10, negatives=3),
+                examples("paraphrases", "sts", 9),
+            ]
+        ),
+        artifacts / "ingest" / "examples",
+    )
+    write_table(examples("synthetic", "retrieval", 10), artifacts / "synthesize" / "examples")
+    write_table(
+        examples("questions", "retrieval", 11, negatives=4), artifacts / "mine" / "examples"
+    )
+    for stage in ("prune", "finetune"):
+        (artifacts / stage).mkdir()
+        (artifacts / stage / "model").symlink_to(pico_folder)
+    return tmp_path
+
+
+def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
+    """The sample profile with pico numbers and `sections` merged into it."""
+    content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
+    content["compute"] = {"device": "cpu", "threads": 1}
+    for stage in ("pretrain", "finetune", "multitask"):
+        content[stage]["training"] |= TRAINING
+    content["multitask"]["variants"] = {
+        "one": {"sources": {"questions": 1.0, "topics": 1.0, "paraphrases": 1.0}, "seed": 5}
+    }
+    for name, section in sections.items():
+        content[name] |= section
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return load_params(path)
+
+
+def stage_of(params: Params, weights: dict[str, float], *, is_mined: bool = False) -> Any:
+    folder = Path("artifacts")
+    return ContrastiveStage(
+        name="pretrain",
+        training=params.pretrain.training,
+        weights=weights,
+        base=folder / "prune" / "model",
+        output=folder / "pretrain",
+        is_mined=is_mined,
+    )
+
+
+# ---- sources
+
+
+def test_each_named_source_comes_with_its_rows_prompts_and_weight(workspace: Path) -> None:
+    params = params_of(workspace)
+    stage = stage_of(params, {"synthetic": 0.5, "topics": 2.0, "titles": 1.0})
+    sources = load_sources(params.prompts, stage)
+    assert [(s.name, s.task, s.table.num_rows, s.weight) for s in sources] == [
+        ("synthetic", "retrieval", 10, 0.5),
+        ("topics", "classification", 10, 2.0),
+        ("titles", "retrieval", 20, 1.0),
+    ]
+    assert sources[0].prompt.startswith("Instruct: ")
+    assert sources[0].document_prompt == ""
+    assert sources[1].document_prompt == sources[1].prompt
+
+
+def test_mined_rows_take_the_place_of_the_rows_they_were_mined_for(workspace: Path) -> None:
+    params = params_of(workspace)
+    for is_mined, expected in ((False, [1] * 12), (True, [1] + [4] * 11)):
+        stage = stage_of(params, {"questions": 1.0}, is_mined=is_mined)
+        [source] = load_sources(params.prompts, stage)
+        assert sorted(map(len, source.table["negatives"].to_pylist())) == expected
+        assert len(set(source.table["id"].to_pylist())) == 12
+
+
+def test_synthetic_rows_of_two_tasks_become_two_sources(workspace: Path) -> None:
+    folder = workspace / "artifacts" / "synthesize" / "examples"
+    for path in folder.iterdir():
+        path.unlink()
+    both = [
+        examples("synthetic", "retrieval", 5),
+        examples("synthetic", "classification", 4, negatives=1),
+    ]
+    write_table(pa.concat_tables(both), folder)
+    params = params_of(workspace)
+    sources = load_sources(params.prompts, stage_of(params, {"synthetic": 1.0}))
+    assert [(s.name, s.table.num_rows) for s in sources] == [
+        ("synthetic-classification", 4),
+        ("synthetic-retrieval", 5),
+    ]
+
+
+def rewrite(workspace: Path, table: pa.Table) -> None:
+    folder = workspace / "artifacts" / "ingest" / "examples"
+    for path in folder.iterdir():
+        path.unlink()
+    write_table(table, folder)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (examples("other", "retrieval", 5), "source 'titles' has 0 training rows.*: other"),
+        (examples("titles", "retrieval", 1), "has 1 training rows, at least 2"),
+        (examples("titles", "sts", 4, score=None), "4 of 4 rows have no score"),
+        (examples("titles", "classification", 4), "no row has a negative"),
+        (examples("titles", "retrieval", 4, positives=[]), "4 of 4 rows have no positive"),
+    ],
+)
+def test_a_source_that_cannot_be_trained_on_is_named(
+    workspace: Path, table: pa.Table, message: str
+) -> None:
+    rewrite(workspace, table)
+    params = params_of(workspace)
+    with pytest.raises(StageError, match=message):
+        load_sources(params.prompts, stage_of(params, {"titles": 1.0}))
+
+
+# ---- outputs
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_pretrain_writes_model_metrics_curves_and_log(workspace: Path) -> None:
+    pretrain(params_of(workspace))
+    folder = workspace / "artifacts" / "pretrain"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "curves.csv",
+        "metrics.json",
+        "model",
+        "training.jsonl",
+    ]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["steps"] == 6
+    assert metrics["pairs_seen"] == 48
+    assert metrics["rows"] == {"titles": 20, "synthetic": 10}
+    assert metrics["embedding_size"] == Encoder.load(folder / "model").embedding_size
+    assert metrics["last_loss"] < metrics["first_loss"]
+    assert not (workspace / ".samovar" / "checkpoints" / "pretrain").exists()
+
+
+def test_the_multitask_variant_has_its_own_sources_seed_and_folder(workspace: Path) -> None:
+    multitask("one", params_of(workspace))
+    metrics = json.loads((workspace / "artifacts/multitask/one/metrics.json").read_text())
+    assert metrics["rows"] == {"questions": 12, "topics": 10, "paraphrases": 9}
+    assert metrics["by_source"].keys() <= metrics["rows"].keys()
+
+
+def test_an_unknown_variant_names_the_known_ones(workspace: Path) -> None:
+    with pytest.raises(StageError, match=r"no variant 'two'.*one of one"):
+        multitask("two", params_of(workspace))
+
+
+def test_a_small_source_is_trained_on_with_a_warning(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = {**load_params(PROFILE).pretrain.training.model_dump(), **TRAINING, "batch_size": 16}
+    with caplog.at_level(logging.WARNING):
+        pretrain(params_of(workspace, pretrain={"training": training}))
+    assert "source synthetic has 10 rows, below batch_size 16" in caplog.text
+
+
+# ---- interruptions
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: Exception) -> None:
+    """Make the next training raise `error` after this step, as a death of the process would."""
+    real = contrastive.train
+
+    def dying(*arguments: Any, **options: Any) -> dict[str, Any]:
+        def on_step(record: Any) -> None:
+            if record.step == after:
+                monkeypatch.undo()
+                raise error
+
+        return real(*arguments, **options, on_step=on_step)
+
+    monkeypatch.setattr(contrastive, "train", dying)
+
+
+def test_an_interrupted_stage_run_again_writes_equal_bytes(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = params_of(workspace)
+    pretrain(params)
+    expected = outputs(workspace / "artifacts" / "pretrain")
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=5, error=KeyboardInterrupt())  # pyright: ignore[reportArgumentType]  # any way to die
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(params)
+    [work] = (workspace / ".samovar" / "checkpoints" / "pretrain").iterdir()
+    assert (work / "steps").is_dir()
+    pretrain(params)
+    assert outputs(workspace / "artifacts" / "pretrain") == expected
+
+
+def test_a_stop_by_sigterm_exits_with_143(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, after=3, error=TrainingStoppedError("stopped after step 3"))
+    with pytest.raises(SystemExit) as exit_info:
+        pretrain(params_of(workspace))
+    assert exit_info.value.code == 143
+
+
+def test_divergence_is_a_message_not_a_trace(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, after=2, error=NonFiniteLossError("step 2: loss nan"))
+    with pytest.raises(StageError, match="step 2: loss nan"):
+        pretrain(params_of(workspace))
+
+
+@pytest.mark.parametrize("change", ["training", "prompts", "data"])
+def test_a_checkpoint_of_other_values_prompts_or_data_is_not_continued(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=5, error=TrainingStoppedError("stopped"))
+        with pytest.raises(SystemExit):
+            pretrain(params_of(workspace))
+    values: dict[str, dict[str, Any]] = {}
+    if change == "training":
+        profile = load_params(PROFILE).pretrain.training.model_dump()
+        values = {"pretrain": {"training": {**profile, **TRAINING, "learning_rate": 2e-3}}}
+    elif change == "prompts":
+        values = {"prompts": {"template": "{instruction}: {text}"}}
+    else:
+        rewrite(workspace, examples("titles", "retrieval", 21))
+    params = params_of(workspace, **values)
+    seen: list[int] = []
+    real = contrastive.train
+    monkeypatch.setattr(
+        contrastive, "train", lambda *a, **o: real(*a, **o, on_step=lambda r: seen.append(r.step))
+    )
+    run_training(params, stage_of(params, {"titles": 1.0, "synthetic": 1.0}))
+    assert seen == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,120 @@
+"""The text mask: what is a negative of which query, decided on small batches by hand."""
+
+import numpy as np
+import pytest
+
+from model.losses.masks import BatchTexts, candidate_mask, text_hashes
+
+Row = tuple[str, list[str], list[str]]
+"""Query, positives (the first is drawn), hard negatives."""
+
+
+def batch_of(rows: list[Row]) -> BatchTexts:
+    queries = [query for query, _, _ in rows]
+    documents = [positives[0] for _, positives, _ in rows]
+    owners = list(range(len(rows)))
+    for number, (_, _, negatives) in enumerate(rows):
+        documents += negatives
+        owners += [number] * len(negatives)
+    known = [(query, positive) for query, positives, _ in rows for positive in positives]
+    return BatchTexts(
+        queries=text_hashes(queries),
+        documents=text_hashes(documents),
+        owners=np.array(owners),
+        known_queries=text_hashes(query for query, _ in known),
+        known_positives=text_hashes(positive for _, positive in known),
+    )
+
+
+def allowed(rows: list[Row], *, in_batch: bool = True) -> list[list[int]]:
+    return candidate_mask(batch_of(rows), in_batch=in_batch).allowed.astype(int).tolist()
+
+
+def test_distinct_texts_are_all_candidates() -> None:
+    rows: list[Row] = [("q1", ["p1"], ["n1"]), ("q2", ["p2"], [])]
+    assert allowed(rows) == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_without_in_batch_only_the_own_hard_negatives_count() -> None:
+    rows: list[Row] = [("q1", ["p1"], ["n1", "n2"]), ("q2", ["p2"], ["n3"])]
+    assert allowed(rows, in_batch=False) == [[1, 0, 1, 1, 0], [0, 1, 0, 0, 1]]
+
+
+def test_a_document_that_reads_like_the_positive_is_masked() -> None:
+    rows: list[Row] = [("q1", ["same"], []), ("q2", ["same"], [])]
+    assert allowed(rows) == [[1, 0], [0, 1]]
+
+
+def test_a_hard_negative_that_reads_like_the_positive_is_masked() -> None:
+    rows: list[Row] = [("q1", ["p1"], ["p1", "n1"])]
+    assert allowed(rows) == [[1, 0, 1]]
+    assert allowed(rows, in_batch=False) == [[1, 0, 1]]
+
+
+def test_a_document_that_reads_like_the_query_is_masked() -> None:
+    rows: list[Row] = [("q1", ["p1"], []), ("q2", ["q1"], [])]
+    assert allowed(rows) == [[1, 0], [1, 1]]
+
+
+def test_rows_with_the_same_query_mask_each_others_positives() -> None:
+    rows: list[Row] = [("q", ["p1"], ["n1"]), ("q", ["p2"], []), ("r", ["p3"], [])]
+    assert allowed(rows) == [[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]
+
+
+def test_a_known_positive_that_was_not_drawn_is_masked() -> None:
+    rows: list[Row] = [("q1", ["p1", "p2"], []), ("q2", ["p2"], [])]
+    assert allowed(rows) == [[1, 0], [1, 1]]
+
+
+def test_a_positive_that_reads_like_its_own_query_stays() -> None:
+    rows: list[Row] = [("q1", ["q1"], []), ("q2", ["p2"], [])]
+    assert allowed(rows) == [[1, 1], [1, 1]]
+
+
+def test_a_text_counts_once_per_query() -> None:
+    rows: list[Row] = [("q1", ["p1"], ["n", "n"]), ("q2", ["p2"], ["n"])]
+    assert allowed(rows) == [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]
+    assert allowed(rows, in_batch=False) == [[1, 0, 1, 0, 0], [0, 1, 0, 0, 1]]
+
+
+def test_letter_case_and_white_space_do_not_hide_a_positive() -> None:
+    rows: list[Row] = [("q1", ["Ясный  день"], []), ("q2", ["ясный день "], [])]
+    assert allowed(rows) == [[1, 0], [0, 1]]
+
+
+def test_ragged_hard_negatives_belong_to_their_own_row() -> None:
+    """A row without negatives must not be lent its positive as one, nor those of its neighbour."""
+    rows: list[Row] = [("q1", ["p1"], []), ("q2", ["p2"], ["a", "b"]), ("q3", ["p3"], ["c"])]
+    assert allowed(rows, in_batch=False) == [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 1, 1, 0],
+        [0, 0, 1, 0, 0, 1],
+    ]
+
+
+def test_everything_that_is_dropped_is_counted() -> None:
+    rows: list[Row] = [("q1", ["same"], ["n", "n"]), ("q2", ["same"], ["m"])]
+    mask = candidate_mask(batch_of(rows), in_batch=True)
+    # each query has 4 candidates: "same" of the other row, n, n, m
+    assert mask.masked_positives == 2
+    assert mask.masked_repeats == 2
+    assert mask.hard_negatives == 2
+    assert mask.in_batch_negatives == 2
+    assert mask.masked_share == pytest.approx(4 / 8)
+
+
+def test_a_batch_without_negatives_has_a_masked_share_of_zero() -> None:
+    mask = candidate_mask(batch_of([("q1", ["p1"], []), ("q2", ["p2"], [])]), in_batch=False)
+    assert mask.masked_share == 0.0
+    assert mask.allowed.tolist() == [[True, False], [False, True]]
+
+
+def test_hashes_are_stable_64_bit_numbers() -> None:
+    """Stored nowhere, but two processes of one training must agree (blake2b, not hash())."""
+    assert text_hashes(["Самовар"]).tolist() == text_hashes(["самовар"]).tolist()
+    assert text_hashes(["samovar"]).dtype == np.int64
+    assert text_hashes(["samovar"]).tolist() == [2201395484098170131]  # b2sum -l 64
+
+
+def test_no_texts_give_no_hashes() -> None:
+    assert text_hashes([]).tolist() == []

@@ -1,0 +1,84 @@
+"""Matryoshka against a loop in numpy and against sentence-transformers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.sentence_transformer.losses import (
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+from torch import Tensor, nn
+
+from model.losses.info_nce import info_nce
+from model.losses.matryoshka import matryoshka_loss, matryoshka_sizes
+
+SIZE = 16
+
+
+def vectors(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return nn.functional.normalize(torch.randn(count, SIZE, generator=generator), dim=-1)
+
+
+def in_batch(query: Tensor, document: Tensor) -> Tensor:
+    return info_nce(query, document, torch.ones(len(query), len(document), dtype=torch.bool), 0.05)
+
+
+class LookUp(nn.Module):
+    """Stands where the reference expects a model: gives the embeddings it is handed."""
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        return dict(features)
+
+    def get_embedding_dimension(self) -> int:
+        return SIZE
+
+
+def test_value_is_the_mean_of_the_sizes_of_sentence_transformers() -> None:
+    query, document = vectors(5, 0), vectors(5, 1)
+    model: Any = LookUp()
+    reference = MatryoshkaLoss(
+        model, MultipleNegativesRankingLoss(model, scale=20.0), [SIZE, 8, 4], [1 / 3] * 3
+    )
+    features = [{"sentence_embedding": query}, {"sentence_embedding": document}]
+    expected = reference(features, torch.empty(0))
+    got = matryoshka_loss(in_batch, query, document, matryoshka_sizes(SIZE, [4, 8]))
+    torch.testing.assert_close(got, expected)
+
+
+def test_every_prefix_is_scaled_to_unit_norm() -> None:
+    seen: list[tuple[int, float]] = []
+
+    def record(query: Tensor, document: Tensor) -> Tensor:
+        norms = torch.cat([query, document]).norm(dim=-1)
+        seen.append((query.shape[1], (norms - 1).abs().max().item()))
+        return query.sum()
+
+    matryoshka_loss(record, vectors(3, 2), vectors(3, 3), [16, 8, 2])
+    assert [size for size, _ in seen] == [16, 8, 2]
+    assert max(error for _, error in seen) < 1e-6
+
+
+def test_value_is_the_mean_written_in_numpy() -> None:
+    query, document = vectors(4, 4), vectors(4, 5)
+    values = []
+    for size in (16, 8):
+        q, d = query.double().numpy()[:, :size], document.double().numpy()[:, :size]
+        q = q / np.linalg.norm(q, axis=1, keepdims=True)
+        d = d / np.linalg.norm(d, axis=1, keepdims=True)
+        weights = np.exp(q @ d.T / 0.05)
+        values.append(-np.log(np.diag(weights) / weights.sum(axis=1)).mean())
+    got = matryoshka_loss(in_batch, query, document, [16, 8]).item()
+    assert got == pytest.approx(np.mean(values), rel=1e-5)
+
+
+def test_sizes_are_unique_and_hold_the_full_one() -> None:
+    assert matryoshka_sizes(64, [32, 64, 32]) == [64, 32]
+    assert matryoshka_sizes(64, []) == [64]
+
+
+def test_a_size_above_the_embedding_is_refused() -> None:
+    with pytest.raises(ValueError, match="128 exceeds the embedding size 64"):
+        matryoshka_sizes(64, [128])

@@ -1,0 +1,280 @@
+"""Stages backbone and prune on pico sizes: what they write, refuse and continue."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import tasks.backbone
+import tasks.prune
+from model import scratch
+from model.encoder import Encoder
+from tasks.compute import use_compute
+from tasks.params import Backbone, Compute, Params, load_params
+from tasks.records import write_table
+from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError
+from tasks.storage import Storage
+
+PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
+PICO = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_layers": 4,
+    "num_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_steps": 4,
+    "batch_tokens": 64,
+    "sequence_tokens": 16,
+    "warmup_steps": 1,
+}
+LOADED: dict[str, Any] = {"scratch": None}
+
+
+@pytest.fixture(autouse=True)
+def own_torch_settings() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pico_texts: list[str]) -> Params:
+    """The sample profile at pico size, in an empty working folder with ingested documents."""
+    monkeypatch.chdir(tmp_path)
+    rows = len(pico_texts)
+    table = pa.table(
+        {
+            "id": [str(number) for number in range(rows)],
+            "source": ["s"] * rows,
+            "lang": ["ru"] * rows,
+            "title": [""] * rows,
+            "text": pico_texts,
+        }
+    )
+    write_table(table, ARTIFACTS / "ingest" / "documents")
+    full = load_params(PROFILE)
+    assert full.backbone.scratch is not None
+    pico = full.backbone.scratch.model_copy(update=PICO)
+    return with_backbone(full, scratch=pico, num_latents=4, num_latent_heads=2, latent_head_dim=4)
+
+
+def with_backbone(params: Params, **changes: object) -> Params:
+    values = params.backbone.model_dump() | changes
+    backbone = Backbone.model_validate(
+        {
+            name: value.model_dump()
+            if name == "scratch" and hasattr(value, "model_dump")
+            else value
+            for name, value in values.items()
+        }
+    )
+    return params.model_copy(update={"backbone": backbone})
+
+
+def with_prune(params: Params, **changes: object) -> Params:
+    return params.model_copy(update={"prune": params.prune.model_copy(update=changes)})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_scratch_gives_a_proven_encoder_its_metrics_and_its_curve(params: Params) -> None:
+    tasks.backbone.body(params)
+    folder = ARTIFACTS / "backbone"
+    assert {path.name for path in folder.iterdir()} == {
+        "model",
+        "proof.json",
+        "metrics.json",
+        "curves.csv",
+    }
+    proof = json.loads((folder / "proof.json").read_text())
+    assert proof["attention"] == "bidirectional"
+    assert set(proof["implementations"]) == {"eager", "sdpa"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["num_layers"] == 4
+    assert metrics["causal_lm"]["steps"] == 4
+    lines = (folder / "curves.csv").read_text().splitlines()
+    assert lines[0] == "step,loss,learning_rate"
+    assert len(lines) == 5
+    encoder = Encoder.load(folder / "model")
+    assert encoder.embedding_size == 32
+    assert metrics["parameters"] == sum(weight.numel() for weight in encoder.parameters())
+    assert encoder.prompts["query"] == encoder.prompts["retrieval"]
+    assert encoder.prompts["document"] == ""
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "latent"])
+def test_equal_runs_give_equal_bytes(params: Params, pooling: str) -> None:
+    pooled = with_backbone(params, pooling=pooling)
+    tasks.backbone.body(pooled)
+    first = contents(ARTIFACTS / "backbone")
+    tasks.backbone.body(pooled)
+    assert contents(ARTIFACTS / "backbone") == first
+    assert not any(CHECKPOINTS.glob("backbone/*"))
+
+
+def test_a_killed_run_is_continued_and_gives_the_same_bytes(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks.backbone.body(params)
+    expected = contents(ARTIFACTS / "backbone")
+    shutil.rmtree(ARTIFACTS / "backbone")
+    monkeypatch.setattr(tasks.backbone, "CHECKPOINT_INTERVAL_S", 0.0)
+    take_step = scratch._Run.take_step
+    taken: list[int] = []
+
+    def die(run: scratch._Run, step: int) -> None:
+        if step == 3 and 2 in taken and taken.count(1) == 1 and 3 not in taken:
+            taken.append(3)
+            raise KeyboardInterrupt
+        taken.append(step)
+        take_step(run, step)
+
+    monkeypatch.setattr(scratch._Run, "take_step", die)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.backbone.body(params)
+    assert not (ARTIFACTS / "backbone").exists()
+    tasks.backbone.body(params)
+    assert taken == [1, 2, 3, 3, 4]
+    assert contents(ARTIFACTS / "backbone") == expected
+
+
+def test_only_an_equal_run_is_continued(params: Params) -> None:
+    key = tasks.backbone._run_key(params)
+    assert key == tasks.backbone._run_key(params)
+    assert params.backbone.scratch is not None
+    other_seed = params.backbone.scratch.model_copy(update={"seed": 9})
+    assert tasks.backbone._run_key(with_backbone(params, scratch=other_seed)) != key
+    shutil.rmtree(ARTIFACTS / "ingest" / "documents")
+    write_table(pa.table({"text": ["Да."]}), ARTIFACTS / "ingest" / "documents")
+    assert tasks.backbone._run_key(params) != key
+
+
+def test_a_folder_becomes_an_encoder(
+    params: Params, pico_folder: Path, pico_texts: list[str]
+) -> None:
+    tasks.backbone.body(with_backbone(params, source=str(pico_folder), **LOADED))
+    ours = Encoder.load(ARTIFACTS / "backbone" / "model").encode(pico_texts, batch_tokens=500)
+    expected = Encoder.load(pico_folder).encode(pico_texts, batch_tokens=500)
+    np.testing.assert_array_equal(ours, expected)
+    assert (ARTIFACTS / "backbone" / "curves.csv").read_text() == "step,loss,learning_rate\n"
+
+
+def test_an_s3_prefix_is_downloaded_first(
+    params: Params, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, str | None]] = []
+
+    def open_local(url: str, endpoint_url: str | None) -> Storage:
+        opened.append((url, endpoint_url))
+        return Storage(str(pico_folder), None)
+
+    monkeypatch.setattr(tasks.backbone, "open_storage", open_local)
+    tasks.backbone.body(with_backbone(params, source="s3://models/pico", **LOADED))
+    assert opened == [("s3://models/pico", None)]
+    metrics = json.loads((ARTIFACTS / "backbone" / "metrics.json").read_text())
+    assert metrics["source"] == "s3://models/pico"
+    assert metrics["num_layers"] == 3
+
+
+def test_causal_attention_is_proven_too(params: Params, pico_folder: Path) -> None:
+    changes = LOADED | {"source": str(pico_folder), "attention": "causal", "pooling": "last"}
+    tasks.backbone.body(with_backbone(params, **changes))
+    proof = json.loads((ARTIFACTS / "backbone" / "proof.json").read_text())
+    assert proof["implementations"]["sdpa"]["first_state_change"] == 0.0
+
+
+def test_a_revision_of_a_folder_is_refused(params: Params, pico_folder: Path) -> None:
+    changes = LOADED | {"source": str(pico_folder), "revision": "abc"}
+    with pytest.raises(StageError, match="revision 'abc' is for hub ids"):
+        tasks.backbone.body(with_backbone(params, **changes))
+
+
+def test_a_source_that_does_not_exist_leaves_nothing(params: Params) -> None:
+    with pytest.raises(StageError, match="there is no such folder"):
+        tasks.backbone.body(with_backbone(params, source="./missing", **LOADED))
+    assert not (ARTIFACTS / "backbone").exists()
+
+
+def test_missing_documents_name_the_stage_to_run(params: Params) -> None:
+    shutil.rmtree(ARTIFACTS / "ingest")
+    with pytest.raises(StageError, match="documents"):
+        tasks.backbone.body(params)
+
+
+def test_a_template_that_glues_prompt_and_text_is_refused(params: Params) -> None:
+    """Otherwise the published model would give other vectors in sentence-transformers."""
+    with pytest.raises(StageError, match="pool_prompt is off: end the template with a line feed"):
+        tasks.backbone.body(with_backbone(params, pool_prompt=False))
+
+
+def test_prune_removes_a_quarter_and_proves_the_rest(params: Params) -> None:
+    tasks.backbone.body(params)
+    tasks.prune.body(params)
+    folder = ARTIFACTS / "prune"
+    assert {path.name for path in folder.iterdir()} == {"model", "proof.json", "metrics.json"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["blocks_before"], metrics["blocks_after"]) == (4, 3)
+    scores = metrics["block_influence"]
+    assert len(scores) == 4
+    assert metrics["removed"] == str(min(range(4), key=lambda block: scores[f"block_{block:03d}"]))
+    assert Encoder.load(folder / "model").backbone.config.num_hidden_layers == 3
+    proof = json.loads((folder / "proof.json").read_text())
+    assert proof["attention"] == "bidirectional"
+
+
+@pytest.mark.parametrize("method", ["block_influence", "angular_distance", "deepest"])
+def test_every_method_gives_equal_bytes_each_time(params: Params, method: str) -> None:
+    pruned = with_prune(params, method=method, fraction=0.5, calibration_documents=5)
+    tasks.backbone.body(params)
+    tasks.prune.body(pruned)
+    first = contents(ARTIFACTS / "prune")
+    tasks.prune.body(pruned)
+    assert contents(ARTIFACTS / "prune") == first
+    metrics = json.loads(first["metrics.json"])
+    assert len(metrics["removed"].split(",")) == 2
+    if method == "deepest":
+        assert metrics["removed"] == "1,2"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "latent"])
+def test_a_fraction_of_zero_is_the_identity(params: Params, pooling: str) -> None:
+    pooled = with_prune(with_backbone(params, pooling=pooling), fraction=0.0)
+    tasks.backbone.body(pooled)
+    tasks.prune.body(pooled)
+    assert contents(ARTIFACTS / "prune" / "model") == contents(ARTIFACTS / "backbone" / "model")
+    metrics = json.loads((ARTIFACTS / "prune" / "metrics.json").read_text())
+    assert metrics["removed"] == ""
+
+
+def test_prune_without_a_backbone_says_which_stage_to_run(params: Params) -> None:
+    with pytest.raises(StageError, match="run the stage backbone"):
+        tasks.prune.body(params)
+
+
+def test_compute_sets_threads_and_deterministic_kernels() -> None:
+    device = use_compute(Compute(device="cpu", threads=1))
+    assert device == torch.device("cpu")
+    assert torch.get_num_threads() == 1
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StageError, match=r"compute\.device is cuda"):
+        use_compute(Compute(device="cuda", threads=1))
+    assert use_compute(Compute(device="auto", threads=1)) == torch.device("cpu")

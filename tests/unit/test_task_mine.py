@@ -1,0 +1,206 @@
+"""The stage mine on small tables, with the pico encoder as the model of stage 1."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model.encoder import Encoder
+from tasks.mine.__main__ import mine
+from tasks.params import Params, load_params
+from tasks.prompts import query_prompt
+from tasks.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, match_key, read_table, write_table
+from tasks.stage import StageError
+
+PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
+Stage = Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]
+
+
+def example(query: str, *positives: str, **others: Any) -> dict[str, Any]:
+    row = {
+        "id": match_key(query + "".join(positives)),
+        "task": "retrieval",
+        "source": "questions",
+        "lang": "ru",
+        "query": query,
+        "positives": list(positives),
+        "negatives": [],
+        "negative_scores": None,
+        "label": None,
+        "score": None,
+    }
+    return row | others
+
+
+def document(text: str, title: str = "") -> dict[str, Any]:
+    return {"id": text, "source": "documents", "lang": "ru", "title": title, "text": text}
+
+
+@pytest.fixture
+def run(pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Runs the stage in a fresh folder; gives its rows and its metrics."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_stage(examples, documents, **settings):
+        shutil.rmtree("artifacts", ignore_errors=True)
+        shutil.copytree(pico_folder, "artifacts/pretrain/model")
+        tables = {"examples": (examples, EXAMPLE_SCHEMA), "documents": (documents, DOCUMENT_SCHEMA)}
+        for name, (rows, schema) in tables.items():
+            write_table(pa.Table.from_pylist(rows, schema), Path("artifacts/ingest") / name)
+        mine(params_with(**settings))
+        metrics = json.loads(Path("artifacts/mine/metrics.json").read_text())
+        return read_table(Path("artifacts/mine/examples")).to_pylist(), metrics
+
+    return run_stage
+
+
+def params_with(**settings: Any) -> Params:
+    params = load_params(PROFILE)
+    # a share this high keeps what random weights call near
+    loose = {"sources": ["questions"], "max_positive_share": 100.0, "top_k": 50} | settings
+    compute = params.compute.model_copy(update={"device": "cpu", "threads": 1})
+    training = params.pretrain.training.model_copy(update={"precision": "fp32"})
+    return params.model_copy(
+        update={
+            "mine": params.mine.model_copy(update=loose),
+            "pretrain": params.pretrain.model_copy(update={"training": training}),
+            "compute": compute,
+        }
+    )
+
+
+def test_negatives_are_the_nearest_texts_below_the_cap(
+    run: Stage, pico_folder: Path, pico_texts: list[str]
+):
+    """Against numpy over all texts, float64."""
+    queries = ["Что стоит на столе?", "Где кошка?", "Какая река?"]
+    examples = [example(query, pico_texts[row]) for row, query in enumerate(queries)]
+    documents = [document(text) for text in pico_texts[3:]]
+    rows, _ = run(examples, documents, max_positive_share=0.97, negatives=4)
+    encoder = Encoder.load(pico_folder)
+    corpus = pico_texts[3:] + pico_texts[:3]
+    prompt = query_prompt(load_params(PROFILE).prompts, "retrieval")
+    query_QD = encoder.encode(queries, prompt=prompt, batch_tokens=4096).astype(np.float64)
+    score_QN = query_QD @ encoder.encode(corpus, batch_tokens=4096).astype(np.float64).T
+    for row, scores, own in zip(rows, score_QN, pico_texts, strict=False):
+        positive = scores[corpus.index(own)]
+        cap = positive - 0.03 * abs(positive)
+        nearest = sorted(np.flatnonzero(scores < cap), key=lambda n: -scores[n])[:4]
+        assert row["negatives"] == [corpus[n] for n in nearest]
+        assert row["negative_scores"] == pytest.approx(scores[nearest].tolist(), abs=1e-6)
+
+
+def test_no_positive_of_the_same_query_is_mined_though_it_stands_in_another_row(run: Stage):
+    examples = [
+        example("Что пьют?", "Пьют чай."),
+        example("что  пьют", "Пьют кофе."),
+        example("Где живут?", "Живут в доме."),
+    ]
+    rows, _ = run(examples, [document("Пьют КОФЕ!"), document("Пьют воду.")])
+    assert set(rows[0]["negatives"]) == set(rows[1]["negatives"])
+    assert set(rows[0]["negatives"]) == {"Пьют воду.", "Живут в доме."}
+
+
+def test_the_query_itself_is_not_mined(run: Stage):
+    rows, _ = run([example("Пьют чай.", "Чай пьют.")], [document("пьют чай"), document("Снег.")])
+    assert rows[0]["negatives"] == ["Снег."]
+
+
+def test_a_document_that_is_the_positive_without_its_title_is_not_mined(run: Stage):
+    documents = [document("Это озеро.", title="Байкал"), document("Это река.", title="Волга")]
+    rows, _ = run([example("Что такое Байкал?", "Байкал\nЭто озеро.")], documents)
+    assert rows[0]["negatives"] == ["Это река."]
+
+
+def test_a_text_that_occurs_twice_is_mined_once(run: Stage):
+    documents = [document("Снег идёт."), document("Снег  идёт"), document("СНЕГ ИДЕТ")]
+    rows, metrics = run([example("Что пьют?", "Чай.")], documents)
+    assert rows[0]["negatives"] == ["Снег идёт."]
+    assert metrics["corpus"] == 2
+
+
+def test_explicit_negatives_stay_in_front_and_are_scored(run: Stage):
+    examples = [example("Что пьют?", "Чай.", negatives=["Снег.", "Лес."], negative_scores=[9, 8])]
+    rows, metrics = run(examples, [document("Дом."), document("снег")], negatives=3)
+    assert rows[0]["negatives"] == ["снег", "Лес.", "Дом."]
+    assert all(-1 <= score <= 1 for score in rows[0]["negative_scores"])
+    assert (metrics["negatives_explicit"], metrics["negatives_mined"]) == (2, 1)
+
+
+def test_an_explicit_negative_that_is_a_positive_of_the_query_is_dropped(run: Stage):
+    examples = [
+        example("Что пьют?", "Чай.", negatives=["Кофе!", "Снег."]),
+        example("Что пьют?", "Кофе."),
+    ]
+    rows, _ = run(examples, [document("Дом.")])
+    assert rows[0]["negatives"] == ["Снег.", "Дом."]
+
+
+def test_more_explicit_negatives_than_wanted_are_all_kept(run: Stage):
+    examples = [example("Что пьют?", "Чай.", negatives=["Снег.", "Лес."])]
+    rows, _ = run(examples, [document("Дом.")], negatives=1)
+    assert rows[0]["negatives"] == ["Снег.", "Лес."]
+
+
+def test_metrics_tell_how_strict_the_cap_is(run: Stage, pico_texts: list[str]):
+    examples = [example("Что стоит на столе?", pico_texts[0]), example("Где кошка?", pico_texts[3])]
+    documents = [document(text) for text in pico_texts]
+    _, metrics = run(examples, documents, max_positive_share=0.9, negatives=7, top_k=10)
+    rates = metrics["removed_by_cap_share_at"]
+    assert metrics["removed_by_cap_share"] == rates["0.90"]
+    assert list(rates.values()) == sorted(rates.values(), reverse=True)
+    assert metrics["candidates"] == 20
+    assert metrics["mean_negative_score"] < metrics["mean_positive_score"]
+    assert metrics["audit_ids"] == [row["id"] for row in examples]
+
+
+def test_a_cap_that_removes_nearly_everything_is_warned_of(
+    run: Stage, pico_texts: list[str], caplog: pytest.LogCaptureFixture
+):
+    documents = [document(text) for text in pico_texts]
+    run([example("Что стоит?", pico_texts[0])], documents, max_positive_share=-100.0)
+    assert "mine.max_positive_share -100.0 removes" in caplog.text
+
+
+def test_rows_left_short_of_negatives_are_counted(run: Stage):
+    examples = [example("Что пьют?", "Чай."), example("Где?", "Там.", negatives=["Снег.", "Лес."])]
+    _, metrics = run(examples, [document("Чай!")], negatives=2)
+    assert (metrics["short_share"], metrics["rows_without_negatives"]) == (0.5, 0)
+
+
+def test_other_sources_are_left_out_and_every_other_column_is_kept(run: Stage):
+    examples = [example("Что пьют?", "Чай."), example("О чём?", "О том.", source="titles")]
+    rows, _ = run(examples, [document("Дом.")])
+    assert rows == [examples[0] | {key: rows[0][key] for key in ("negatives", "negative_scores")}]
+
+
+def test_equal_inputs_give_equal_bytes(run: Stage, pico_texts: list[str]):
+    examples = [example("Что стоит?", pico_texts[0]), example("Где кошка?", pico_texts[3])]
+    contents = []
+    for _ in range(2):
+        run(examples, [document(text) for text in pico_texts])
+        files = sorted(path for path in Path("artifacts/mine").rglob("*") if path.is_file())
+        contents.append({path: path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+
+
+def test_a_source_without_rows_is_named(run: Stage):
+    with pytest.raises(StageError, match=r"mine.sources \['titles'\] have no examples"):
+        run([example("Что?", "То.")], [], sources=["questions", "titles"])
+
+
+def test_a_source_of_labels_is_refused(run: Stage):
+    rows = [example("Что?", "То.", task="classification", label="a")]
+    with pytest.raises(StageError, match="questions, a source of task classification"):
+        run(rows, [])
+
+
+def test_a_missing_model_is_told(run: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "copytree", lambda *_: None)
+    with pytest.raises(StageError, match="mining with artifacts/pretrain/model failed"):
+        run([example("Что?", "То.")], [])

@@ -1,0 +1,373 @@
+"""The trainer: exact gradients in bounded memory, exact resume, and a loss that falls."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from model.checkpoint import load_latest
+from model.encoder import Encoder
+from model.training.schedule import learning_rate_at
+from model.training.settings import TrainingSource, TrainSettings
+from model.training.step_log import StepRecord, read_records, summarise, write_curves
+from model.training.stopping import TrainingStoppedError
+from model.training.trainer import NonFiniteLossError, train
+
+SETTINGS = TrainSettings(
+    max_steps=8,
+    batch_size=6,
+    micro_batch_tokens=4096,
+    max_length_tokens=48,
+    learning_rate=5e-3,
+    min_learning_rate_share=0.1,
+    warmup_steps=2,
+    weight_decay=0.01,
+    gradient_clip_norm=1.0,
+    temperature=0.05,
+    hard_negatives=2,
+    matryoshka_dims=(16, 8),
+    source_temperature=0.5,
+    precision="fp32",
+    log_every_steps=3,
+    checkpoint_every_steps=3,
+    seed=7,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A pico model gains nothing from threads and loses much where tests share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def table_of(texts: list[str], negatives_per_row: list[int], *, graded: bool = False) -> pa.Table:
+    """Row i asks the first half of text i; the second half answers."""
+    rows = range(len(negatives_per_row))
+    chosen = [texts[row % len(texts)] + f" {row}" for row in rows]
+    return pa.table(
+        {
+            "id": [f"row-{row}" for row in rows],
+            "query": [text[: len(text) // 2] for text in chosen],
+            "positives": [[text[len(text) // 2 :]] for text in chosen],
+            "negatives": pa.array(
+                [
+                    [f"{texts[(row + k + 1) % len(texts)]} нет" for k in range(count)]
+                    for row, count in zip(rows, negatives_per_row, strict=True)
+                ],
+                pa.list_(pa.string()),
+            ),
+            "score": pa.array([row / len(rows) if graded else None for row in rows], pa.float32()),
+        }
+    )
+
+
+def source_of(
+    texts: list[str], negatives_per_row: list[int], *, name: str = "pairs", task: str = "retrieval"
+) -> TrainingSource:
+    table = table_of(texts, negatives_per_row, graded=task == "sts")
+    return TrainingSource(name, task, "Вопрос: ", "", table, 1.0)
+
+
+@pytest.fixture
+def sources(pico_texts: list[str]) -> list[TrainingSource]:
+    return [
+        source_of(pico_texts, [0, 1, 2, 3] * 5),
+        source_of(pico_texts, [0] * 9, name="grades", task="sts"),
+        source_of(pico_texts, [3] * 12, name="classes", task="classification"),
+    ]
+
+
+def weights_of(encoder: Encoder) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_a_batch_over_the_token_budget_is_grad_cached_and_trains_the_same(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    losses = []
+    for tokens in (150, 4096):
+        settings = dataclasses.replace(SETTINGS, micro_batch_tokens=tokens)
+        folder = tmp_path / str(tokens)
+        run(Encoder.load(pico_folder), sources, folder, settings)
+        records = read_records(folder / "training.jsonl")
+        assert {record.is_grad_cached for record in records} == {tokens == 150}
+        losses.append([record.loss for record in records])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def run(
+    encoder: Encoder,
+    sources: list[TrainingSource],
+    folder: Path,
+    settings: TrainSettings = SETTINGS,
+    **options: Any,
+) -> dict[str, Any]:
+    return train(
+        encoder,
+        sources,
+        checkpoint_folder=folder / "checkpoint",
+        log_path=folder / "training.jsonl",
+        settings=settings,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_falls(
+    pico_encoder: Encoder, pico_texts: list[str], tmp_path: Path, precision: str
+) -> None:
+    settings = dataclasses.replace(SETTINGS, max_steps=30, precision=precision)
+    metrics = run(pico_encoder, [source_of(pico_texts, [0] * 12)], tmp_path, settings)
+    assert metrics["last_loss"] < 0.6 * metrics["first_loss"]
+    assert all(p.dtype == torch.float32 for p in pico_encoder.parameters())
+
+
+def test_every_step_logs_what_its_loss_was_made_of(
+    pico_encoder: Encoder, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    run(pico_encoder, sources, tmp_path)
+    records = read_records(tmp_path / "training.jsonl")
+    assert [record.step for record in records] == list(range(1, 9))
+    by_source = {record.source: record for record in records}
+    assert set(by_source) == {"pairs", "grades", "classes"}
+    assert by_source["pairs"].in_batch_negatives >= 5.0
+    assert by_source["classes"].in_batch_negatives == 0.0
+    assert by_source["classes"].hard_negatives == 2.0
+    assert by_source["grades"].in_batch_negatives + by_source["grades"].hard_negatives == 0.0
+
+
+def test_metrics_curves_and_log_hold_no_time_and_agree(
+    pico_encoder: Encoder, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    metrics = run(pico_encoder, sources, tmp_path)
+    records = read_records(tmp_path / "training.jsonl")
+    assert metrics == summarise(records)
+    assert metrics["steps"] == 8
+    assert metrics["pairs_seen"] == 8 * 6
+    assert metrics["first_loss"] == records[0].loss
+    write_curves(records, tmp_path / "curves.csv", every_steps=3)
+    lines = (tmp_path / "curves.csv").read_text().splitlines()
+    assert lines[0].startswith("step,loss,learning_rate")
+    assert [line.split(",")[0] for line in lines[1:]] == ["3", "6", "8"]
+    mean = sum(record.loss for record in records[6:]) / 2
+    assert float(lines[3].split(",")[1]) == pytest.approx(mean, rel=1e-5)
+
+
+def test_two_trainings_of_one_seed_write_equal_bytes(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    results = []
+    for name in ("one", "other"):
+        encoder = Encoder.load(pico_folder)
+        run(encoder, sources, tmp_path / name)
+        results.append(((tmp_path / name / "training.jsonl").read_bytes(), weights_of(encoder)))
+    assert results[0][0] == results[1][0]
+    assert_same_weights(results[0][1], results[1][1])
+
+
+def test_norms_are_not_decayed(
+    pico_encoder: Encoder, pico_texts: list[str], tmp_path: Path
+) -> None:
+    """With all rows masked the gradient is zero: only weight decay moves weights."""
+    settings = dataclasses.replace(SETTINGS, weight_decay=0.5, hard_negatives=0)
+    before = weights_of(pico_encoder)
+    run(pico_encoder, [source_of(pico_texts, [0] * 9, task="classification")], tmp_path, settings)
+    after = pico_encoder.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == (tensor.ndim < 2), name
+
+
+def test_matryoshka_above_the_embedding_size_is_refused_before_training(
+    pico_encoder: Encoder, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, matryoshka_dims=(64,))
+    with pytest.raises(ValueError, match="64 exceeds the embedding size 32"):
+        run(pico_encoder, sources, tmp_path, settings)
+
+
+def test_no_sources_are_refused(pico_encoder: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no sources"):
+        run(pico_encoder, [], tmp_path)
+
+
+# ---- interruptions
+
+
+class PowerCutError(Exception):
+    """Stands for the death of the process right after a step."""
+
+
+@pytest.mark.parametrize("cut_after", [1, 3, 4, 8])
+def test_an_interrupted_training_ends_bit_identical(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path, cut_after: int
+) -> None:
+    """Cut before, just before and after a checkpoint, and just before the last one."""
+    whole = Encoder.load(pico_folder)
+    metrics = run(whole, sources, tmp_path / "whole")
+
+    def cut(record: StepRecord) -> None:
+        if record.step == cut_after:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run(Encoder.load(pico_folder), sources, tmp_path / "cut", on_step=cut)
+    resumed = Encoder.load(pico_folder)
+    seen: list[int] = []
+    again = run(resumed, sources, tmp_path / "cut", on_step=lambda record: seen.append(record.step))
+    assert seen == list(range((cut_after - 1) // 3 * 3 + 1, 9))
+    assert again == metrics
+    logs = [(tmp_path / name / "training.jsonl").read_bytes() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+    assert_same_weights(weights_of(resumed), weights_of(whole))
+
+
+def test_sigterm_saves_the_step_and_the_rerun_goes_on_from_it(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    whole = Encoder.load(pico_folder)
+    run(whole, sources, tmp_path / "whole")
+    earlier = signal.getsignal(signal.SIGTERM)
+
+    def terminate(record: StepRecord) -> None:
+        if record.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStoppedError, match="after step 4"):
+        run(Encoder.load(pico_folder), sources, tmp_path / "cut", on_step=terminate)
+    assert signal.getsignal(signal.SIGTERM) is earlier
+    seen: list[int] = []
+    resumed = Encoder.load(pico_folder)
+    run(resumed, sources, tmp_path / "cut", on_step=lambda record: seen.append(record.step))
+    assert seen == [5, 6, 7, 8]
+    assert_same_weights(weights_of(resumed), weights_of(whole))
+
+
+CHILD = """
+import dataclasses, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+import torch
+from model.encoder import Encoder
+from model.training.settings import TrainingSource, TrainSettings
+from model.training.trainer import train
+
+model, table, folder = map(Path, sys.argv[1:4])
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+settings = TrainSettings(
+    max_steps=60, batch_size=6, micro_batch_tokens=300, max_length_tokens=48, learning_rate=5e-3,
+    min_learning_rate_share=0.1, warmup_steps=2, weight_decay=0.01, gradient_clip_norm=1.0,
+    temperature=0.05, hard_negatives=2, matryoshka_dims=(16,), source_temperature=0.5,
+    precision="bf16", log_every_steps=3, checkpoint_every_steps=7, seed=7)
+encoder = Encoder.load(model)
+source = TrainingSource("pairs", "retrieval", "Q: ", "", pq.read_table(table), 1.0)
+train(encoder, [source], checkpoint_folder=folder / "checkpoint",
+      log_path=folder / "training.jsonl", settings=settings)
+encoder.save(folder / "model")
+"""
+
+
+def start_child(arguments: list[Path]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, arguments)])
+
+
+def test_a_killed_process_run_again_writes_the_same_bytes(
+    pico_folder: Path, pico_texts: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL, which no handler sees, at a step that is no checkpoint."""
+    table = tmp_path / "table.parquet"
+    pq.write_table(table_of(pico_texts, [0, 1, 2, 3] * 5), table)
+    assert start_child([pico_folder, table, tmp_path / "whole"]).wait(120) == 0
+    log = tmp_path / "cut" / "training.jsonl"
+    process = start_child([pico_folder, table, tmp_path / "cut"])
+    deadline, tick = time.monotonic() + 120, threading.Event()
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.read_bytes().count(b"\n") >= 16:
+            process.kill()
+            break
+        tick.wait(0.005)
+    assert process.wait(60) == -signal.SIGKILL
+    checkpoint = load_latest(tmp_path / "cut" / "checkpoint" / "steps")
+    assert checkpoint is not None
+    assert 7 <= checkpoint.step < 60
+    assert start_child([pico_folder, table, tmp_path / "cut"]).wait(120) == 0
+    assert log.read_bytes() == (tmp_path / "whole" / "training.jsonl").read_bytes()
+    weights = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "cut")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_two_checkpoints_are_kept(
+    pico_encoder: Encoder, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    run(pico_encoder, sources, tmp_path, dataclasses.replace(SETTINGS, checkpoint_every_steps=1))
+    assert len(list((tmp_path / "checkpoint" / "steps").iterdir())) == 2
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    run(Encoder.load(pico_folder), sources, tmp_path)
+    other = dataclasses.replace(SETTINGS, learning_rate=1e-3)
+    with pytest.raises(ValueError, match="other settings or sources: delete the folder"):
+        run(Encoder.load(pico_folder), sources, tmp_path, other)
+
+
+def test_a_log_shorter_than_its_checkpoint_is_refused(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    run(Encoder.load(pico_folder), sources, tmp_path)
+    (tmp_path / "training.jsonl").write_text("")
+    with pytest.raises(ValueError, match="the log was changed"):
+        run(Encoder.load(pico_folder), sources, tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_with_step_source_and_rows(
+    pico_encoder: Encoder, pico_texts: list[str], tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        next(pico_encoder.backbone.parameters()).fill_(torch.nan)
+    with pytest.raises(NonFiniteLossError, match=r"step 1: loss nan.*'pairs'.*row-\d+"):
+        run(pico_encoder, [source_of(pico_texts, [0] * 9)], tmp_path)
+    report = json.loads((tmp_path / "checkpoint" / "diverged.json").read_text())
+    assert report["step"] == 1
+    assert report["source"] == "pairs"
+    assert len(report["ids"]) == 6
+
+
+# ---- learning rate
+
+
+def test_learning_rate_warms_up_and_falls_as_half_a_cosine() -> None:
+    def rate(step: int) -> float:
+        return learning_rate_at(step, peak=2.0, min_share=0.1, warmup_steps=4, max_steps=24)
+
+    assert [rate(step) for step in (1, 2, 4)] == [0.5, 1.0, 2.0]
+    assert rate(14) == pytest.approx((2.0 + 0.2) / 2)
+    assert rate(24) == pytest.approx(0.2)
+
+
+def test_learning_rate_without_warm_up_starts_below_the_peak() -> None:
+    rate = learning_rate_at(1, peak=1.0, min_share=0.0, warmup_steps=0, max_steps=2)
+    assert rate == pytest.approx(0.5)
