@@ -12,6 +12,7 @@ from mteb.abstasks import AbsTask
 from mteb.abstasks.classification import AbsTaskClassification
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
+from tasks.evaluate.retrieved import KeepsRanking
 from tasks.stage import StageError
 
 
@@ -44,7 +45,8 @@ def local_task(folder: Path, official_name: str, seed: int) -> AbsTask:
     attributes: dict[str, object] = {"metadata": metadata, "fast_loading": False}
     if folder.name != official_name:
         attributes["dataset_transform"] = AbsTask.dataset_transform
-    local = cast("type[AbsTask]", type(folder.name, (type(official),), attributes))
+    mixin = (KeepsRanking,) if isinstance(official, AbsTaskRetrieval) else ()
+    local = cast("type[AbsTask]", type(folder.name, (*mixin, type(official)), attributes))
     return local(seed=seed)
 
 

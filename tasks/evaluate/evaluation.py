@@ -72,16 +72,11 @@ def _evaluate_tasks(params: Params, embedder: Embedder, benchmark: Path, output:
     for name, official_name in params.evaluate.tasks.items():
         started = time.monotonic()
         task = local_task(benchmark / name, official_name, params.evaluate.seed)
-        with tempfile.TemporaryDirectory() as predictions:
-            is_example = name == params.report.example_task
-            result = run_task(task, embedder, Path(predictions) if is_example else None)
-            if is_example:
-                passages = retrieved_passages(
-                    task, Path(predictions), params.report.example_queries
-                )
-                write_json(output / "retrieved.json", passages)
+        scores[name] = task_score(run_task(task, embedder), task.metadata.type)
+        if name == params.report.example_task:
+            passages = retrieved_passages(task, params.report.example_queries)
+            write_json(output / "retrieved.json", passages)
         task.unload_data()
-        scores[name] = task_score(result, task.metadata.type)
         write_json(output / "results" / f"{name}.json", scores[name].result)
         logger.info(
             "%s %s %.4f, %.1f s",
@@ -96,8 +91,8 @@ def _evaluate_tasks(params: Params, embedder: Embedder, benchmark: Path, output:
     logger.info("mean over %d tasks %.4f", len(scores), totals["mean"])
 
 
-def run_task(task: AbsTask, embedder: Embedder, predictions: Path | None) -> TaskResult:
-    """Mteb's result of one task on all of its splits; the data stay loaded.
+def run_task(task: AbsTask, embedder: Embedder) -> TaskResult:
+    """The result of one task on all of its splits, as mteb gives it; the data stay loaded.
 
     This is what `mteb.evaluate` does, without its import of sentence-transformers and its cache of
     results by model name.
@@ -114,9 +109,7 @@ def run_task(task: AbsTask, embedder: Embedder, predictions: Path | None) -> Tas
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning, "mteb")
         for split in task.eval_splits:
-            scores[split] = task.evaluate(
-                model, split, encode_kwargs=encode_kwargs, prediction_folder=predictions
-            )
+            scores[split] = task.evaluate(model, split, encode_kwargs=encode_kwargs)
     return TaskResult.from_task_results(task, scores, evaluation_time=0.0)
 
 

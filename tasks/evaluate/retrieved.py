@@ -1,8 +1,5 @@
 """What a rung found: the first queries of one retrieval task with their best passages."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mteb.abstasks import AbsTask
@@ -13,53 +10,73 @@ from tasks.stage import StageError
 PASSAGES = 3
 """Passages shown per query."""
 
+Ranking = dict[str, dict[str, float]]
+"""Scores of the passages found, by query and passage id."""
 
-def retrieved_passages(task: AbsTask, predictions: Path, num_queries: int) -> dict[str, Any]:
+
+class KeepsRanking:
+    """Mixed into a retrieval task: keeps what was found, by subset and split.
+
+    mteb itself hands it out only as a file, which takes longer to write than to compute.
+    """
+
+    rankings: dict[tuple[str, str], Ranking]
+
+    def task_specific_scores(
+        self,
+        scores: Any,
+        qrels: Any,
+        results: Ranking,
+        hf_split: str,
+        hf_subset: str,  # noqa: ANN401
+    ) -> dict[str, float]:
+        """The scores that the official task adds; mteb calls this with the ranking."""
+        self.__dict__.setdefault("rankings", {})[hf_subset, hf_split] = results
+        official: Any = super()
+        return official.task_specific_scores(scores, qrels, results, hf_split, hf_subset)
+
+
+def retrieved_passages(task: AbsTask, num_queries: int) -> dict[str, Any]:
     """retrieved.json: the first `num_queries` queries by id, each with its best passages.
 
     Args:
         task: The evaluated task, its data still loaded.
-        predictions: Folder mteb wrote its predictions to.
         num_queries: Queries kept; fewer when the task has fewer.
 
     Raises:
         StageError: The task retrieves nothing.
     """
-    if not isinstance(task, AbsTaskRetrieval):
+    if not isinstance(task, AbsTaskRetrieval) or not isinstance(task, KeepsRanking):
         raise StageError(
             f"report.example_task {task.metadata.name} is of type {task.metadata.type}: name a "
             f"retrieval task"
         )
-    found = json.loads((predictions / task.prediction_file_name).read_text(encoding="utf-8"))
-    subset = task.hf_subsets[0]
-    split = task.eval_splits[0]
+    subset, split = task.hf_subsets[0], task.eval_splits[0]
+    ranking = task.rankings[subset, split]
     data = task.dataset[subset][split]
-    relevant_docs = data["relevant_docs"]
-    queries = dict(zip(data["queries"]["id"], data["queries"]["text"], strict=True))
+    texts = dict(zip(data["queries"]["id"], data["queries"]["text"], strict=True))
     rows = {passage_id: row for row, passage_id in enumerate(data["corpus"]["id"])}
-
-    def passage(passage_id: str, score: float, relevance: Mapping[str, int]) -> dict[str, Any]:
-        row = data["corpus"][rows[passage_id]]
-        return {
-            "id": passage_id,
-            "title": row.get("title") or "",
-            "text": row["text"],
-            "score": round(score, 4),
-            "relevance": int(relevance.get(passage_id, 0)),
-        }
-
     shown = []
-    for query_id in sorted(found[subset][split])[:num_queries]:
-        best = sorted(found[subset][split][query_id].items(), key=lambda item: (-item[1], item[0]))
+    for query_id in sorted(ranking)[:num_queries]:
+        best = sorted(ranking[query_id].items(), key=lambda item: (-item[1], item[0]))[:PASSAGES]
+        relevance = data["relevant_docs"][query_id]
         shown.append(
             {
                 "id": query_id,
-                "text": queries[query_id],
-                "relevant": sorted(relevant_docs[query_id]),
+                "text": texts[query_id],
+                "relevant": sorted(relevance),
                 "passages": [
-                    passage(passage_id, score, relevant_docs[query_id])
-                    for passage_id, score in best[:PASSAGES]
+                    _passage(data["corpus"][rows[passage_id]], passage_id)
+                    | {
+                        "score": round(score, 4),
+                        "relevance": int(relevance.get(passage_id, 0)),
+                    }
+                    for passage_id, score in best
                 ],
             }
         )
     return {"task": task.metadata.name, "queries": shown}
+
+
+def _passage(row: dict[str, Any], passage_id: str) -> dict[str, Any]:
+    return {"id": passage_id, "title": row.get("title") or "", "text": row["text"]}

@@ -106,9 +106,10 @@ def _score(candidates: dict[str, Path], params: Params, device: torch.device) ->
         params.prompts,
         params.merge.development_examples,
     )
-    training, scores = params.multitask.training, {}
+    training, attention = params.multitask.training, params.backbone.attn_implementation
+    scores = {}
     for name, folder in candidates.items():
-        encoder = Encoder.load(folder, device=device)
+        encoder = Encoder.load(folder, device=device, attn_implementation=attention)
         scores[name] = score_encoder(
             encoder, chosen, training.micro_batch_tokens, training.precision
         )

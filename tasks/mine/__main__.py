@@ -48,7 +48,11 @@ def mine(params: Params) -> None:
     texts = MiningTexts(examples, prompts, corpus)
     logger.info("%d queries, %d candidates", len(texts.queries), texts.num_candidates)
     try:
-        encoder = Encoder.load(ARTIFACTS / "pretrain" / "model", device=device)
+        encoder = Encoder.load(
+            ARTIFACTS / "pretrain" / "model",
+            device=device,
+            attn_implementation=params.backbone.attn_implementation,
+        )
         table, metrics = fill_negatives(examples, texts, encoder, params)
     except ValueError as error:
         raise StageError(f"mining with artifacts/pretrain/model failed: {error}") from error

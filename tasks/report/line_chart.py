@@ -36,12 +36,11 @@ class _Frame:
         return HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
-def line_chart(lines: Sequence[Line], *, x_label: str, title: str) -> Markup:
+def line_chart(lines: Sequence[Line], title: str) -> Markup:
     """An SVG of the lines, x from zero, y from a round number below them to one above.
 
     Args:
         lines: At least one, each with at least one point; they share both axes.
-        x_label: Unit of the horizontal axis.
         title: Read out by screen readers.
     """
     values = [value for line in lines for value in line.y]
@@ -57,10 +56,6 @@ def line_chart(lines: Sequence[Line], *, x_label: str, title: str) -> Markup:
             f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(line.x, line.y, strict=True)
         )
         parts.append(f'<polyline class="line line-{number}" points="{points}"/>')
-    parts.append(
-        f'<text class="unit" x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM - 8}" text-anchor="end">'
-        f"{escape(x_label)}</text>"
-    )
     return Markup(  # noqa: S704 - every text in it is escaped above
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"

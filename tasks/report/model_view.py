@@ -10,14 +10,14 @@ from tasks.report.run import Run
 def curves_view(run: Run) -> list[dict[str, Any]]:
     """One chart of the loss per training, the multitask variants together in one."""
     charts = [
-        _chart(run, "backbone", ["backbone"], "causal language modelling, nats per token"),
-        _chart(run, "pretrain", ["pretrain"], "contrastive stage 1, nats"),
-        _chart(run, "finetune", ["finetune"], "contrastive stage 2, nats"),
+        _chart(run, "backbone", ["backbone"], "nats per token by step, as a language model"),
+        _chart(run, "pretrain", ["pretrain"], "nats by step of stage 1"),
+        _chart(run, "finetune", ["finetune"], "nats by step of stage 2"),
         _chart(
             run,
             "multitask",
             [f"multitask/{name}" for name in run.params.multitask.variants],
-            "contrastive stage 3, nats",
+            "nats by step of stage 3, one line per variant",
         ),
     ]
     return [chart for chart in charts if chart is not None]
@@ -106,7 +106,7 @@ def _chart(run: Run, name: str, folders: list[str], caption: str) -> dict[str, A
     return {
         "name": name,
         "caption": caption,
-        "svg": line_chart(lines, x_label="steps", title=f"Loss of {name} by step"),
+        "svg": line_chart(lines, f"Loss of {name} by step"),
         "lines": [
             {
                 "name": line.name,

@@ -98,7 +98,7 @@ class Training(Section):
     batch_size: Annotated[int, Field(ge=2)]
     """Queries per optimiser step, all of one source."""
     micro_batch_tokens: PositiveInt
-    """Tokens, padding included, per forward pass."""
+    """Tokens, padding included, per forward pass; a larger batch takes GradCache's second pass."""
     max_length_tokens: PositiveInt
     learning_rate: PositiveFloat
     min_learning_rate_share: Share
@@ -117,6 +117,7 @@ class Training(Section):
     precision: Literal["bf16", "fp32"]
     """Autocast type of the decoder; similarities are always float32."""
     log_every_steps: PositiveInt
+    """Steps averaged into one point of the plotted curves."""
     checkpoint_every_steps: PositiveInt
     seed: NonNegativeInt
 

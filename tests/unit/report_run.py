@@ -18,8 +18,8 @@ def write_run(artifacts, params, *, publish=True, champion=True):
     _write_data(artifacts, params)
     _write_model(artifacts, params)
     for number, stage in enumerate(("ingest", "validate", "pretrain", "evaluate@final")):
-        timing = {"stage": stage, "wall_s": 4.21 * 7**number / 3, "peak_bytes": (number + 1) * 2**29}
-        _json(artifacts / "timings" / f"{stage}.json", timing)
+        cost = {"wall_s": 1.4 * 7**number, "peak_bytes": (number + 1) * 2**29}
+        _json(artifacts / "timings" / f"{stage}.json", {"stage": stage, **cost})
 
 
 def _json(path, content):
@@ -40,7 +40,7 @@ def _write_evaluation(artifacts, params):
             {
                 "tasks": tasks,
                 "types": dict.fromkeys(tasks, "Retrieval"),
-                "splits": dict.fromkeys(tasks, ["test"]),
+                "splits": {task: ["test"] for task in tasks},
                 "by_type": {"Retrieval": mean},
                 "mean": mean,
                 "mean_by_type": mean,
@@ -74,7 +74,7 @@ def _retrieved(params, *, is_good):
 
 
 def _write_gate(artifacts, params, *, publish, champion):
-    scores = {task: 0.54 for task in params.evaluate.tasks}
+    scores = dict.fromkeys(params.evaluate.tasks, 0.54)
     rows = [
         {"task": task, "candidate": 0.54, "champion": old, "change": round(0.54 - old, 6)}
         for task, old in zip(scores, (0.5, 0.53, 0.6, 0.54, 0.2, 0.5, 0.51, 0.49), strict=True)
@@ -149,7 +149,11 @@ def _write_data(artifacts, params):
 def _write_model(artifacts, params):
     _json(artifacts / "backbone" / "metrics.json", {"parameters": 5_000_000})
     write_curve(artifacts / "backbone", 9.0, 4.2)
-    trainings = ["pretrain", "finetune", *[f"multitask/{name}" for name in params.multitask.variants]]
+    trainings = [
+        "pretrain",
+        "finetune",
+        *[f"multitask/{name}" for name in params.multitask.variants],
+    ]
     for number, name in enumerate(trainings):
         metrics = {"steps": 150, "pairs_seen": 19200, "first_loss": 3.9, "last_loss": 1.21}
         _json(artifacts / name / "metrics.json", metrics | {"embedding_size": 192})

@@ -107,7 +107,15 @@ def test_the_stage_writes_the_same_bytes_again(many_texts, tmp_path, monkeypatch
         schema=EXAMPLE_SCHEMA,
     )
     documents = pa.Table.from_pylist(
-        [{"id": "1", "source": "d", "lang": "ru", "title": "", "text": "Тула славится самоварами."}],
+        [
+            {
+                "id": "1",
+                "source": "d",
+                "lang": "ru",
+                "title": "",
+                "text": "Тула и самовары.",
+            }
+        ],
         schema=DOCUMENT_SCHEMA,
     )
     write_table(examples, Path("artifacts/ingest/examples"))

@@ -1,4 +1,4 @@
-"""Attention in float32 under bfloat16 autocast: same values, same gradient, nothing else touched."""
+"""Attention in float32 under bfloat16 autocast: exact values, gradients, nothing else touched."""
 
 import pytest
 import torch

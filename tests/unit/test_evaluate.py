@@ -193,16 +193,14 @@ def test_a_stand_in_may_have_its_texts_under_test(tmp_path):
 
 def test_of_a_multilingual_task_the_languages_of_the_folder_are_kept(tmp_path):
     rows = {"text": ["а", "б"], "label": ["x", "y"], "lang": ["ru", "ru"]}
-    folder = write_task(
-        tmp_path / "MassiveIntentClassification", ru={"train": rows, "test": rows}
-    )
+    folder = write_task(tmp_path / "MassiveIntentClassification", ru={"train": rows, "test": rows})
     assert local_task(folder, "MassiveIntentClassification", 42).hf_subsets == ["ru"]
 
 
 def test_sts_is_the_rank_correlation_of_the_cosines(tmp_path, instructions):
     rung = RecordingRung()
     task = local_task(write_sts(tmp_path / "Sts"), "RuSTSBenchmarkSTS", 42)
-    result = run_task(task, embed(rung, instructions), None)
+    result = run_task(task, embed(rung, instructions))
     prefix = "Instruct: Найди текст с тем же смыслом\nQuery: "
     rows = pq.read_table(tmp_path / "Sts" / "default" / "test.parquet").to_pydict()
     first, second = (
@@ -216,7 +214,7 @@ def test_sts_is_the_rank_correlation_of_the_cosines(tmp_path, instructions):
 def test_retrieval_is_the_ndcg_of_the_ranking(tmp_path, instructions):
     rung = RecordingRung()
     task = local_task(write_retrieval(tmp_path / "Retrieval"), "RiaNewsRetrieval", 42)
-    result = run_task(task, embed(rung, instructions), None)
+    result = run_task(task, embed(rung, instructions))
     prefix = instructions.prefix(task.metadata, PromptType.query)
     titles = ["", *[f"{city} " for city in CITIES[1:]]]
     documents = rung.vectors.encode(
@@ -231,7 +229,7 @@ def test_retrieval_is_the_ndcg_of_the_ranking(tmp_path, instructions):
 def test_documents_stay_bare_and_queries_carry_the_instruction(tmp_path, instructions):
     rung = RecordingRung()
     task = local_task(write_retrieval(tmp_path / "Retrieval"), "RiaNewsRetrieval", 42)
-    run_task(task, embed(rung, instructions), None)
+    run_task(task, embed(rung, instructions))
     prefix = "Instruct: Найди текст, который отвечает на запрос\nQuery: "
     assert {("Чем" in text, asked) for asked, text in rung.asked} == {(True, prefix), (False, "")}
 
@@ -259,7 +257,7 @@ def test_an_instruction_for_a_task_that_is_not_evaluated_is_an_error(params):
 def test_a_text_is_encoded_once_per_instruction(tmp_path, instructions):
     rung = RecordingRung()
     task = local_task(write_classification(tmp_path / "Cities"), CLASSIFICATION, 42)
-    run_task(task, embed(rung, instructions), None)
+    run_task(task, embed(rung, instructions))
     assert len(rung.asked) == len(set(rung.asked)) == 24
 
 
@@ -338,9 +336,7 @@ def test_an_unknown_rung_lists_the_known_ones(params):
 
 def test_a_rung_without_a_model_is_an_error(tmp_path):
     with pytest.raises(StageError, match="holds no model"):
-        open_rung(
-            tmp_path, device=torch.device("cpu"), batch_tokens=1000, max_length_tokens=64
-        )
+        open_rung(tmp_path, device=torch.device("cpu"), batch_tokens=1000, max_length_tokens=64)
 
 
 def test_the_command_runs_offline_without_sentence_transformers(run_folder, params):

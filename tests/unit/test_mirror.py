@@ -64,7 +64,10 @@ def test_a_mirrored_retrieval_loads_as_the_original(tmp_path):
     queries = {"_id": ["q0"], "text": ["Где пекут пряники?"]}
     qrels = {"query-id": ["q0"], "corpus-id": ["d0"], "score": [1]}
     hub = write_hub(
-        tmp_path / "hub", corpus={"test": corpus}, queries={"test": queries}, default={"test": qrels}
+        tmp_path / "hub",
+        corpus={"test": corpus},
+        queries={"test": queries},
+        default={"test": qrels},
     )
     original = task_on(hub, "RiaNewsRetrieval")
     mirror_task(original, tmp_path / "Mirror")

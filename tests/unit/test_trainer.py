@@ -265,7 +265,7 @@ def test_sigterm_saves_the_step_and_the_rerun_goes_on_from_it(
 
 
 CHILD = """
-import dataclasses, sys
+import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 import torch
@@ -273,49 +273,54 @@ from model.encoder import Encoder
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.trainer import train
 
-model, table, folder = map(Path, sys.argv[1:4])
+model, folder, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 torch.set_num_threads(1)
-torch.use_deterministic_algorithms(True)
-settings = TrainSettings(
-    max_steps=60, batch_size=6, micro_batch_tokens=300, max_length_tokens=48, learning_rate=5e-3,
-    min_learning_rate_share=0.1, warmup_steps=2, weight_decay=0.01, gradient_clip_norm=1.0,
-    temperature=0.05, hard_negatives=2, matryoshka_dims=(16,), source_temperature=0.5,
-    precision="bf16", log_every_steps=3, checkpoint_every_steps=7, seed=7)
-encoder = Encoder.load(model)
-source = TrainingSource("pairs", "retrieval", "Q: ", "", pq.read_table(table), 1.0)
-train(encoder, [source], checkpoint_folder=folder / "checkpoint",
-      log_path=folder / "training.jsonl", settings=settings)
-encoder.save(folder / "model")
+source = TrainingSource("pairs", "retrieval", "Q: ", "", pq.read_table("table.parquet"), 1.0)
+train(Encoder.load(model), [source], checkpoint_folder=folder / "checkpoint",
+      log_path=folder / "training.jsonl", settings=TrainSettings(**settings))
 """
 
 
-def start_child(arguments: list[Path]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, arguments)])
-
-
-def test_a_killed_process_run_again_writes_the_same_bytes(
-    pico_folder: Path, pico_texts: list[str], tmp_path: Path
-) -> None:
-    """SIGKILL, which no handler sees, at a step that is no checkpoint."""
-    table = tmp_path / "table.parquet"
-    pq.write_table(table_of(pico_texts, [0, 1, 2, 3] * 5), table)
-    assert start_child([pico_folder, table, tmp_path / "whole"]).wait(120) == 0
-    log = tmp_path / "cut" / "training.jsonl"
-    process = start_child([pico_folder, table, tmp_path / "cut"])
-    deadline, tick = time.monotonic() + 120, threading.Event()
+def kill_after(lines: int, log: Path, process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL the process once its log holds this many lines."""
+    deadline, tick = time.monotonic() + 200, threading.Event()
     while process.poll() is None and time.monotonic() < deadline:
-        if log.exists() and log.read_bytes().count(b"\n") >= 16:
+        if log.exists() and log.read_bytes().count(b"\n") >= lines:
             process.kill()
             break
         tick.wait(0.005)
     assert process.wait(60) == -signal.SIGKILL
+
+
+def test_a_killed_process_is_continued_to_the_same_bytes(
+    pico_folder: Path, pico_texts: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL, which no handler sees, at a step that is no checkpoint; the rest by another one."""
+    table = table_of(pico_texts, [0, 1, 2, 3] * 5)
+    pq.write_table(table, tmp_path / "table.parquet")
+    settings = dataclasses.replace(
+        SETTINGS, max_steps=60, checkpoint_every_steps=7, micro_batch_tokens=300, precision="bf16"
+    )
+    arguments = [str(pico_folder), str(tmp_path / "cut"), json.dumps(dataclasses.asdict(settings))]
+    log = tmp_path / "cut" / "training.jsonl"
+    kill_after(
+        16,
+        log,
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        ),
+    )
     checkpoint = load_latest(tmp_path / "cut" / "checkpoint" / "steps")
     assert checkpoint is not None
     assert 7 <= checkpoint.step < 60
-    assert start_child([pico_folder, table, tmp_path / "cut"]).wait(120) == 0
+    source = TrainingSource("pairs", "retrieval", "Q: ", "", table, 1.0)
+    whole, resumed = Encoder.load(pico_folder), Encoder.load(pico_folder)
+    run(whole, [source], tmp_path / "whole", settings)
+    run(resumed, [source], tmp_path / "cut", settings)
     assert log.read_bytes() == (tmp_path / "whole" / "training.jsonl").read_bytes()
-    weights = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "cut")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert_same_weights(weights_of(resumed), weights_of(whole))
 
 
 def test_two_checkpoints_are_kept(

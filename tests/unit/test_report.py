@@ -1,0 +1,248 @@
+"""Stage report: the page, the model card and the ladder."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from tasks.params import load_params
+from tasks.report import numbers
+from tasks.report.__main__ import write_report
+from tasks.report.card import model_card
+from tasks.report.ladder import ladder_rows, ladder_text
+from tasks.report.line_chart import Line, line_chart, round_ticks
+from tasks.report.page import report_page
+from tasks.report.run import Run
+from tasks.stage import StageError, read_json
+from tests.unit.report_run import write_run
+
+PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params(PROFILE)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PROFILE, "params.yaml")
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder, params):
+    write_run(folder / "artifacts", params)
+    return Run(params=params, artifacts=folder / "artifacts")
+
+
+class Page(HTMLParser):
+    """Text, addresses and balance of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.addresses, self.tags, self.open = "", [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(run):
+    html = report_page(run)
+    page = Page(html)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(
+        address.startswith("#") or address in {"data:,", "../validate/data_docs/index.html"}
+        for address in page.addresses
+    )
+    assert not re.search(r"@import|url\(|https?://", html)
+
+
+def test_the_verdict_stands_before_everything_else(run):
+    text = Page(report_page(run)).text
+    assert "The gate lets this model pass" in text
+    assert text.index("The gate lets") < text.index("Against the champion")
+
+
+def test_a_failed_gate_is_said_with_its_reasons(folder, params):
+    write_run(folder / "artifacts", params, publish=False)
+    text = Page(report_page(Run(params=params, artifacts=folder / "artifacts"))).text
+    assert "The gate holds this model back" in text
+    assert "SampleSTS lost 0.0600" in text
+
+
+def test_without_a_champion_there_is_no_comparison(folder, params):
+    write_run(folder / "artifacts", params, champion=False)
+    page = report_page(Run(params=params, artifacts=folder / "artifacts"))
+    assert "Against the champion" not in page
+
+
+def test_texts_of_the_corpus_are_escaped(run):
+    html = report_page(run)
+    assert "<b>с разметкой</b>" not in html
+    assert "&lt;b&gt;с разметкой&lt;/b&gt;" in html
+
+
+def test_stages_that_did_not_run_here_are_named(run, folder):
+    for stage in ("ingest", "validate", "synthesize", "mine", "prune", "merge", "timings"):
+        shutil.rmtree(folder / "artifacts" / stage)
+    text = Page(report_page(run)).text
+    for stage in ("ingest", "synthesize", "mine", "prune", "merge"):
+        assert f"The stage {stage} was not run here." in text
+
+
+def test_a_stage_without_a_timing_is_not_run_here(run):
+    text = Page(report_page(run)).text
+    assert re.search(r"prune\s*not run here", text)
+    assert re.search(r"ingest\s*1\.4", text)
+
+
+def test_offline_synthesis_is_said_loudly(run):
+    assert "Written offline, not by a language model." in report_page(run)
+
+
+def test_training_in_domain_is_said(run):
+    assert "Trained in domain" in report_page(run)
+    assert "Not zero-shot" in model_card(run)
+
+
+def test_removed_blocks_are_marked(run):
+    text = Page(report_page(run)).text
+    assert re.findall(r"block (\d), removed", text) == ["5", "6"]
+
+
+def test_before_and_after_count_the_queries_with_a_relevant_passage(run):
+    text = Page(report_page(run)).text
+    assert "backbone finds one for 0 of 3 queries, final finds one for 3 of 3 queries." in text
+
+
+def test_equal_inputs_give_equal_files(run, folder, params):
+    contents = []
+    for _ in range(2):
+        write_report(params)
+        files = sorted((folder / "artifacts" / "report").iterdir())
+        contents.append({path.name: path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"index.html", "ladder.json", "model_card.md"}
+
+
+def test_the_ladder_has_the_rungs_in_order(run, folder, params):
+    write_report(params)
+    rows = read_json(folder / "artifacts" / "report" / "ladder.json")
+    assert [row["rung"] for row in rows] == list(params.evaluate.checkpoints)
+    assert rows == ladder_rows(params, folder / "artifacts")
+
+
+def test_a_partial_ladder_can_be_shown_but_not_reported(run, folder, params):
+    shutil.rmtree(folder / "artifacts" / "evaluate" / "pretrain")
+    assert len(ladder_rows(params, folder / "artifacts")) == len(params.evaluate.checkpoints) - 1
+    with pytest.raises(StageError, match=r"no scores of \['pretrain'\]"):
+        write_report(params)
+
+
+def test_the_ladder_is_aligned_as_text():
+    rows = [{"rung": "random", "mean": 0.05}, {"rung": "final", "mean": 0.5}]
+    assert ladder_text(rows) == "random    5.0  ##\nfinal    50.0  " + "#" * 20
+
+
+def test_the_hub_reads_the_model_card(run):
+    card = ModelCard(model_card(run))
+    assert card.data.language == ["ru"]
+    assert card.data.pipeline_tag == "sentence-similarity"
+    results = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    scores = read_json(run.artifacts / "evaluate" / "final" / "scores.json")["tasks"]
+    assert results == pytest.approx({task: 100 * value for task, value in scores.items()})
+
+
+def test_a_stand_in_is_not_reported_under_the_official_name(run):
+    card = model_card(run)
+    assert "MTEB" not in yaml.safe_dump(ModelCard(card).data.to_dict())
+    assert "SampleRetrieval (of RiaNewsRetrieval)" in card
+
+
+def test_an_official_task_is_reported_as_such(run, folder, params):
+    tasks = {"SampleSTS": "SampleSTS", "SampleRetrieval": "RiaNewsRetrieval"}
+    evaluate = params.evaluate.model_copy(update={"tasks": tasks})
+    own = Run(
+        params=params.model_copy(update={"evaluate": evaluate}), artifacts=folder / "artifacts"
+    )
+    names = [result.dataset_name for result in ModelCard(model_card(own)).data.eval_results]
+    assert names == ["MTEB SampleSTS", "SampleRetrieval"]
+
+
+def test_a_decoder_from_scratch_is_said(run):
+    assert "Its decoder was trained from scratch on 1\u2009400 documents" in model_card(run)
+    assert ModelCard(model_card(run)).data.base_model is None
+
+
+def test_a_decoder_of_the_hub_is_the_base_model(run, params):
+    update = {"source": "Qwen/Qwen3-0.6B", "scratch": None}
+    backbone = params.backbone.model_copy(update=update)
+    own = Run(params=params.model_copy(update={"backbone": backbone}), artifacts=run.artifacts)
+    assert ModelCard(model_card(own)).data.base_model == "Qwen/Qwen3-0.6B"
+    assert "from scratch" not in model_card(own)
+
+
+def test_a_model_that_failed_says_so_in_its_card(folder, params):
+    write_run(folder / "artifacts", params, publish=False)
+    card = model_card(Run(params=params, artifacts=folder / "artifacts"))
+    assert "held this model back" in card
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 150.0), (0.98, 4.02), (-1.0, -0.2), (3.0, 3.0)])
+def test_ticks_are_few_and_enclose_the_values(low, high):
+    ticks = round_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 7
+    assert ticks == sorted(set(ticks))
+
+
+def test_a_chart_stays_on_its_canvas_and_escapes_its_title():
+    svg = str(line_chart([Line("a", [1, 50, 100], [4.0, 2.0, 1.5])], 'loss <of> "a"'))
+    points = re.search(r'points="([^"]+)"', svg).group(1)
+    for point in points.split():
+        x, y = map(float, point.split(","))
+        assert 0 <= x <= 480
+        assert 0 <= y <= 230
+    assert "<of>" not in svg
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0\u2009s"), (59.9, "59.9\u2009s"), (60, "1\u2009min 00\u2009s")]
+)
+def test_durations_are_short(seconds, text):
+    assert numbers.duration(seconds) == text
+
+
+def test_numbers_are_rounded_for_a_reader():
+    assert numbers.score(0.41271) == "41.3"
+    assert numbers.gain(-0.012) == "\u22121.2"
+    assert numbers.count(1234567) == "1\u2009234\u2009567"
+    assert numbers.share(0.125) == "12.5\u2009%"
+    assert numbers.memory(3 * 2**30) == "3.0\u2009GiB"
+    assert numbers.score(None) == numbers.MISSING
