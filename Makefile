@@ -20,7 +20,8 @@ help:  ## Show this list
 
 .venv/.sample: .venv/.installed data.dvc $(wildcard infra/sample/*.py infra/sample/facts/*)
 	$(RUN) infra.sample.generate data
-	dvc status --quiet data.dvc || echo "data/ is not what data.dvc records; if that is meant: dvc add data"
+	dvc commit --quiet --force data.dvc
+	git diff --quiet data.dvc || echo "data/ differs from what git records in data.dvc: commit data.dvc if that is meant"
 	touch $@
 
 setup: .venv/.installed  ## Create .venv with the pinned dependencies
@@ -33,7 +34,7 @@ demo: data  ## Run the whole chain on the bundled sample corpus
 pico: data  ## The same chain with a toy model, in about two minutes
 	$(RUN) flows.retrain --profile pico
 
-real: setup  ## The chain on real texts: make real DATA=folder with train/ and rumteb/
+real: data  ## The chain on real texts: make real DATA=folder with train/ and rumteb/
 	$(RUN) flows.retrain --profile rumteb-small --data $(DATA)
 
 retrain: setup  ## Run params.yaml as it stands

@@ -15,6 +15,8 @@ from flows.summary import show_summary
 from flows.terminal import say, use_terminal
 from tasks.params import ParamsError, load_params
 
+PLAIN_WIDTH = 140
+
 
 def main() -> None:
     """Run the flow as the command line says; exit 0 when all is green, else 1 with the reason."""
@@ -40,7 +42,9 @@ def _retrain(arguments: argparse.Namespace) -> None:
     from flows.pipeline import retrain
 
     outcomes = retrain(arguments.stages, arguments.force, arguments.publish)
-    show_summary(outcomes, url if stays_up else None, Console())
+    # a file or a pipe has no width of its own, and the ladder needs room
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    show_summary(outcomes, url if stays_up else None, Console(width=width))
 
 
 def _read_arguments() -> argparse.Namespace:

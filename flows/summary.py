@@ -45,7 +45,10 @@ def as_table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Rows with the same keys as a table; numbers to the right."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for number, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        is_name = number == 0
+        table.add_column(
+            name, justify="left" if is_name else "right", overflow="fold", no_wrap=is_name
+        )
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     return table

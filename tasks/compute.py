@@ -19,7 +19,7 @@ def use_compute(compute: Compute) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # no kernel in use reads memory it has not written; filling it was a tenth of a training step
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # a property made at run time
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise StageError(

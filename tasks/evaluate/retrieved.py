@@ -1,6 +1,7 @@
 """What a rung found: the first queries of one retrieval task with their best passages."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from mteb.abstasks import AbsTask
 from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -24,15 +25,15 @@ class KeepsRanking:
 
     def task_specific_scores(
         self,
-        scores: Any,
-        qrels: Any,
+        scores: dict[str, dict[str, float]],
+        qrels: Mapping[str, Mapping[str, int]],
         results: Ranking,
         hf_split: str,
-        hf_subset: str,  # noqa: ANN401
+        hf_subset: str,
     ) -> dict[str, float]:
         """The scores that the official task adds; mteb calls this with the ranking."""
         self.__dict__.setdefault("rankings", {})[hf_subset, hf_split] = results
-        official: Any = super()
+        official = cast("AbsTaskRetrieval", super())
         return official.task_specific_scores(scores, qrels, results, hf_split, hf_subset)
 
 

@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 
-from model.encoder import Encoder
 from tasks.baseline import random_vectors, tfidf
 from tasks.baseline.random_vectors import RandomVectors
 from tasks.baseline.tfidf import Tfidf
 from tasks.stage import StageError
+
+if TYPE_CHECKING:
+    from model.encoder import Encoder
 
 PRECISION: Literal["bf16", "fp32"] = "bf16"
 """One type on every device, so that rungs scored on a CPU and on a GPU compare; pooling and
@@ -42,7 +44,7 @@ class EncoderRung:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: "Encoder",
         *,
         batch_tokens: int,
         max_length_tokens: int,
@@ -81,6 +83,9 @@ def open_rung(
             f"{folder} holds no model: run the stage that writes it, or correct the folder of this "
             f"rung in evaluate.checkpoints"
         )
+    # Two seconds of imports that the baselines do without.
+    from model.encoder import Encoder
+
     return EncoderRung(
         Encoder.load(folder, device=device),
         batch_tokens=batch_tokens,

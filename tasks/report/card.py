@@ -110,7 +110,10 @@ def _stages(run: Run) -> list[dict[str, str]]:
             "backbone",
             f"{decoder}; attention {params.backbone.attention}, proved on the saved folder",
         ),
-        ("prune", f"{params.prune.fraction:.0%} of the blocks by {params.prune.method}"),
+        (
+            "prune",
+            f"{params.prune.fraction:.0%} of the blocks by {params.prune.method.replace('_', ' ')}",
+        ),
         ("pretrain", _training(run, "pretrain", ", ".join(params.pretrain.sources))),
         ("mine", f"{params.mine.negatives} hard negatives for {', '.join(params.mine.sources)}"),
         ("finetune", _training(run, "finetune", ", ".join(params.finetune.sources))),

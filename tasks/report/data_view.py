@@ -6,6 +6,9 @@ from typing import Any
 from tasks.report import numbers
 from tasks.report.run import Run
 
+MANY_SHORT = 0.5
+"""Share of rows short of negatives from which the page warns."""
+
 
 def flow_view(run: Run) -> dict[str, Any] | None:
     """Rows in and out of ingest, per source and in total."""
@@ -103,6 +106,7 @@ def mining_view(run: Run) -> dict[str, Any] | None:
     chosen = run.params.mine.max_positive_share
     return {
         "chosen": f"{chosen:g}",
+        "is_too_strict": metrics["short_share"] > MANY_SHORT,
         "rates": [
             {
                 "cap": cap,

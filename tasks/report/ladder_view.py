@@ -63,6 +63,7 @@ def ladder_view(run: Run) -> dict[str, Any]:
     spans = {task: _span([row["tasks"][task] for row in rows]) for task in tasks}
     span = _span([row["mean"] for row in rows])
     best = max(row["mean"] for row in rows)
+    candidate = next(row for row in rows if row["rung"] == run.params.gate.candidate)
     shown = []
     for number, row in enumerate(rows):
         below = rows[number - 1]["mean"] if number else None
@@ -84,7 +85,11 @@ def ladder_view(run: Run) -> dict[str, Any]:
                 "bar": round(100 * row["mean"] / best, 1) if best > 0 else 0,
             }
         )
-    return {"tasks": [_task(run, name) for name in tasks], "rows": shown}
+    return {
+        "tasks": [_task(run, name) for name in tasks],
+        "rows": shown,
+        "better": [row["rung"] for row in rows if row["mean"] > candidate["mean"]],
+    }
 
 
 def _task(run: Run, name: str) -> dict[str, Any]:

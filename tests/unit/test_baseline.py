@@ -87,6 +87,12 @@ def test_the_sample_does_not_depend_on_the_order_of_the_texts(pico_texts):
     assert len(forward) == 5
 
 
+def test_a_text_is_drawn_in_proportion_to_its_length():
+    texts = [f"{number} " + "а" * (9 if number % 2 else 99) for number in range(2000)]
+    drawn = sample_texts(iter(texts), 200, seed=1)
+    assert 0.85 < sum(len(text) > 50 for text in drawn) / len(drawn) < 0.97
+
+
 def test_the_sample_cuts_long_texts():
     assert [len(text) for text in sample_texts(iter(["а" * 5000]), 5, seed=1)] == [MAX_CHARACTERS]
 

@@ -17,7 +17,7 @@ from tasks.report.ladder import ladder_rows, ladder_text
 from tasks.report.line_chart import Line, line_chart, round_ticks
 from tasks.report.page import report_page
 from tasks.report.run import Run
-from tasks.stage import StageError, read_json
+from tasks.stage import StageError, read_json, write_json
 from tests.unit.report_run import write_run
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
@@ -128,6 +128,18 @@ def test_offline_synthesis_is_said_loudly(run):
 def test_training_in_domain_is_said(run):
     assert "Trained in domain" in report_page(run)
     assert "Not zero-shot" in model_card(run)
+
+
+def test_a_rung_above_the_candidate_is_pointed_out(run):
+    text = Page(report_page(run)).text
+    assert "The candidate stands below multitask-balanced and multitask-retrieval" in text
+
+
+def test_a_cap_that_refuses_nearly_everything_is_pointed_out(run):
+    assert "too few negatives" not in report_page(run)
+    path = run.artifacts / "mine" / "metrics.json"
+    write_json(path, read_json(path) | {"short_share": 0.99})
+    assert "Most rows got too few negatives." in report_page(run)
 
 
 def test_removed_blocks_are_marked(run):
