@@ -47,7 +47,8 @@ profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 	$(RUN) flows.profile $(PROFILE)
 
 test: data lint  ## Lint, then every test
-	$(RUN) pytest -n 2 --dist loadfile
+	$(RUN) pytest -n 2 --dist loadfile --ignore tests/flows --ignore tests/e2e
+	$(RUN) pytest tests/flows tests/e2e
 
 lint: setup  ## ruff, basedpyright, import-linter
 	ruff check .

@@ -72,6 +72,7 @@ def clone_working_tree(target: Path) -> Clone:
     shutil.copyfile(ROOT / "infra/profiles/pico.yaml", target / "params.yaml")
     clone = Clone(target)
     clone.run("git", "init", "-q")
+    clone.run("dvc", "commit", "--quiet", "--force", "data.dvc")
     clone.run("git", "add", "-A")
     clone.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start")
     return clone

@@ -54,8 +54,13 @@ def test_the_flow_writes_the_same_bytes_as_repro(
         if by_flow[stage][path] != digest
     }
     assert differing <= TIMED_OUTPUTS
-    assert "SentenceTransformer(" in done.stdout
     assert "artifacts/report/index.html" in done.stdout
+    printed = re.findall(
+        r"^ +(from sentence_transformers .*|model = .*|print\(model.*)$", done.stdout, re.M
+    )
+    assert len(printed) == 3, "the run must end with three lines of Python that load the model"
+    loaded = clone.run("python", "-W", "ignore", "-c", "\n".join(printed))
+    assert "(1, 32)" in loaded.stdout
 
     again = clone.run("python", "-m", "flows.retrain")
     assert "every stage is up to date" in again.stdout
