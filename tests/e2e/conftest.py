@@ -8,7 +8,7 @@ from tests.e2e.clone import ROOT, Clone, clone_working_tree
 
 
 @pytest.fixture(scope="session")
-def makeclone_working_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clone]:
+def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clone]:
     """Factory of fresh clones; needs the sample corpus (make data)."""
     if not (ROOT / "data/train").is_dir():
         pytest.fail("data/ is missing: run `make data` before the tests")
