@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grimp
 import pytest
@@ -68,25 +68,27 @@ def test_the_flow_writes_the_same_bytes_as_repro(
     assert len(versions) == 1, "the same model must be published once"
 
 
-def test_a_changed_merge_method_re_runs_only_merge_and_what_follows(reproduced: Clone) -> None:
-    params = (reproduced.root / "params.yaml").read_text(encoding="utf-8")
-    reproduced.set_param("merge.method", "uniform_soup")
-    assert changed_stages(reproduced) == {"merge"}
-    planned = reproduced.run("dvc", "repro", "--dry").stdout
-    assert set(re.findall(r"Running stage '([^']+)'", planned)) <= {
-        "merge", "evaluate@final", "gate", "report"
-    }  # fmt: skip
-    (reproduced.root / "params.yaml").write_text(params, encoding="utf-8")
+@pytest.fixture
+def restored(reproduced: Clone) -> Iterator[Clone]:
+    """The reproduced clone; params.yaml and the code are put back when the test ends."""
+    yield reproduced
+    reproduced.run("git", "checkout", "-q", "--", "params.yaml", "model", "tasks")
 
 
-def test_a_changed_ingest_value_makes_the_root_of_all_stages_stale(reproduced: Clone) -> None:
-    params = (reproduced.root / "params.yaml").read_text(encoding="utf-8")
-    reproduced.set_param("ingest.seed", 7)
-    assert changed_stages(reproduced) == {"ingest"}
-    downstream = reproduced.run("dvc", "dag", "--dot").stdout
-    parents = _edges(downstream)
-    assert _reached("ingest", parents) | {"ingest"} == set(reproduced.lock())
-    (reproduced.root / "params.yaml").write_text(params, encoding="utf-8")
+def test_a_changed_merge_method_re_runs_only_merge_and_what_follows(restored: Clone) -> None:
+    restored.set_param("merge.method", "uniform_soup")
+    changed = changed_stages(restored)
+    followers = _reached("merge", _edges(restored.run("dvc", "dag", "--dot").stdout))
+    assert followers == {"evaluate@final", "gate", "report"}
+    assert "merge" in changed
+    assert changed <= {"merge"} | followers
+
+
+def test_a_changed_ingest_value_re_runs_every_stage(restored: Clone) -> None:
+    restored.set_param("ingest.seed", 7)
+    assert "ingest" in changed_stages(restored)
+    children = _edges(restored.run("dvc", "dag", "--dot").stdout)
+    assert _reached("ingest", children) | {"ingest"} == set(restored.lock())
 
 
 @pytest.mark.parametrize(
@@ -94,13 +96,11 @@ def test_a_changed_ingest_value_makes_the_root_of_all_stages_stale(reproduced: C
     ["model.losses.info_nce", "model.pruning", "model.encoder", "model.merging.uniform_soup"],
 )
 def test_an_edited_file_re_runs_exactly_the_stages_that_import_it(
-    reproduced: Clone, module: str
+    restored: Clone, module: str
 ) -> None:
-    path = reproduced.root / (module.replace(".", "/") + ".py")
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text + "\n# edited\n", encoding="utf-8")
-    changed = {stage.split("@")[0] for stage in changed_stages(reproduced)}
-    path.write_text(text, encoding="utf-8")
+    path = restored.root / (module.replace(".", "/") + ".py")
+    path.write_text(path.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+    changed = {stage.split("@")[0] for stage in changed_stages(restored)}
     assert changed == _importers(module)
 
 
