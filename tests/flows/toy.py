@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 Popen = subprocess.Popen[str]
@@ -112,7 +113,13 @@ class Toy:
     def pid(self, stage: str, timeout_s: float = 30.0) -> int:
         """The process of a stage that is running now."""
         path = self.root / "knobs" / f"{stage}.pid"
-        wait_until(lambda: path.exists() and path.read_text() != "", timeout_s)
+
+        def runs() -> bool:
+            # an earlier run may have left the file of a process that has ended
+            text = path.read_text() if path.exists() else ""
+            return text != "" and psutil.pid_exists(int(text))
+
+        wait_until(runs, timeout_s)
         return int(path.read_text())
 
     def start(self, *arguments: str, module: str = "flows.retrain", **environment: str) -> Popen:
