@@ -25,8 +25,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="samovar-datasets-") as cache:
         os.environ["HF_DATASETS_CACHE"] = cache
         os.environ["HF_HUB_OFFLINE"] = "1"
-        # A thread that spins while it waits for a busy core takes ten times the CPU.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         logging.getLogger("mteb").setLevel(logging.WARNING)
         run_stage(f"evaluate@{rung}", body)
 
