@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from model.encoder import Encoder
+from model.encoder import Encoder, TokenizedText
+from model.packing import PACKED
 
 PROBE_TOKENS = 12
 PROBE_PADDING = 5
@@ -88,6 +89,8 @@ def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:
     names = {"eager", configured}
     if decoder._supports_sdpa:
         names.add("sdpa")
+    if decoder.config._attn_implementation == PACKED:
+        names.add(PACKED)
     return sorted(names)
 
 
@@ -160,34 +163,26 @@ def prove_attention(
 
 @torch.inference_mode()
 def _measure(encoder: Encoder) -> dict[str, float]:
-    probe_1T = (torch.arange(PROBE_TOKENS) * 7 + 3).unsqueeze(
-        0
-    ) % encoder.backbone.config.vocab_size
-    probe_1T = probe_1T.to(encoder.device)
-    other_1T = probe_1T.clone()
-    other_1T[0, -1] = (other_1T[0, -1] + 1) % encoder.backbone.config.vocab_size
-    ones_1T = torch.ones_like(probe_1T)
-    padding = (0, PROBE_PADDING)
-    wide_1T, wide_other_1T, mask_1T = (
-        torch.nn.functional.pad(tensor, padding) for tensor in (probe_1T, other_1T, ones_1T)
-    )
-    alone_1D = encoder(probe_1T, ones_1T, ones_1T)
-    padded_1D = encoder(wide_1T, mask_1T, mask_1T)
+    vocabulary = encoder.backbone.config.vocab_size
+    ids = [(7 * token + 3) % vocabulary for token in range(PROBE_TOKENS + PROBE_PADDING)]
+    long = TokenizedText(ids, prompt_tokens=0)
+    probe = TokenizedText(ids[:PROBE_TOKENS], prompt_tokens=0)
+    last = (probe.ids[-1] + 1) % vocabulary
+    other = TokenizedText([*probe.ids[:-1], last], prompt_tokens=0)
+    alone_D, padded_D = encoder.embed([probe])[0], encoder.embed([probe, long])[0]
     return {
-        "first_state_change": _change(encoder, probe_1T, other_1T, ones_1T),
-        "first_state_change_padded": _change(encoder, wide_1T, wide_other_1T, mask_1T),
-        "vector_change_by_padding": _rounded((alone_1D - padded_1D).abs().max()),
+        "first_state_change": _change(encoder, [probe], [other]),
+        "first_state_change_padded": _change(encoder, [probe, long], [other, long]),
+        "vector_change_by_padding": _rounded((alone_D - padded_D).abs().max()),
     }
 
 
-def _change(encoder: Encoder, ids_BT: Tensor, other_BT: Tensor, mask_BT: Tensor) -> float:
-    first_BD, second_BD = (
-        encoder.backbone(input_ids=ids, attention_mask=mask_BT, use_cache=False)
-        .last_hidden_state[:, 0]
-        .float()
-        for ids in (ids_BT, other_BT)
-    )
-    return _rounded((first_BD - second_BD).abs().max() / first_BD.abs().max())
+def _change(
+    encoder: Encoder, texts: Sequence[TokenizedText], others: Sequence[TokenizedText]
+) -> float:
+    """Largest change of the first token's state in the first text, over its largest number."""
+    before_D, after_D = (encoder.token_states(items)[0][0] for items in (texts, others))
+    return _rounded((before_D - after_D).abs().max() / before_D.abs().max())
 
 
 def _rounded(value: Tensor) -> float:

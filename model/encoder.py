@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model.export import load_parts, save_parts
+from model.packing import PACKED, can_pack, pack, run_packed
 from model.pooling.build import PoolingSettings, build_pooling
 from model.tokenization import (
     TokenizedText,
@@ -62,6 +63,13 @@ class Encoder(nn.Module):
         self.pooling = build_pooling(settings, backbone.config.hidden_size)
         self.max_length_tokens = max_length_tokens
         self.prompts = dict(prompts or {})
+        if can_pack(backbone):
+            backbone.set_attn_implementation(PACKED)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether texts run end to end, without padding; else the decoder does not allow it."""
+        return self.backbone.config._attn_implementation == PACKED
 
     @property
     def embedding_size(self) -> int:
@@ -105,6 +113,31 @@ class Encoder(nn.Module):
             pooled_BD = self.pooling(output.last_hidden_state.float(), pool_mask_BT)
             return F.normalize(pooled_BD, dim=-1)
 
+    def embed(self, items: Sequence[TokenizedText]) -> Tensor:
+        """Unit-norm float32 vectors (B, D) of texts in one forward pass, packed where possible."""
+        if not self.is_packed:
+            return self(*self._collate(items))
+        packed = pack(items, pool_prompt=self.pool_prompt, device=self.device)
+        states_1TD = run_packed(self.backbone, packed)
+        with torch.autocast(self.device.type, enabled=False):
+            return F.normalize(packed.pool(states_1TD.float(), self.pooling), dim=-1)
+
+    def token_states(self, items: Sequence[TokenizedText]) -> list[Tensor]:
+        """Last hidden states of each text, float32 (its tokens, D), as `embed` computes them."""
+        if not self.is_packed:
+            ids_BT, mask_BT, _ = self._collate(items)
+            output = self.backbone(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
+            states = list(output.last_hidden_state)
+        else:
+            packed = pack(items, pool_prompt=self.pool_prompt, device=self.device)
+            blocks = packed.pad(run_packed(self.backbone, packed)[0])
+            longest_first = [states_LD for block_GLD in blocks for states_LD in block_GLD]
+            states = [longest_first[place] for place in packed.order_B.tolist()]
+        return [rows[: len(item.ids)].float() for rows, item in zip(states, items, strict=True)]
+
+    def _collate(self, items: Sequence[TokenizedText]) -> tuple[Tensor, Tensor, Tensor]:
+        return collate(items, pad_id=self.pad_id, pool_prompt=self.pool_prompt, device=self.device)
+
     @torch.inference_mode()
     def encode(
         self,
@@ -120,7 +153,7 @@ class Encoder(nn.Module):
         Args:
             texts: Any number of texts.
             prompt: Put in front of each text.
-            batch_tokens: Tokens per forward pass, padding included.
+            batch_tokens: Tokens per forward pass, padding included where there is any.
             max_length_tokens: Cut there; None takes the model's own limit.
             precision: Autocast type of the decoder.
 
@@ -133,7 +166,8 @@ class Encoder(nn.Module):
         embedding_ND = torch.empty((len(texts), self.embedding_size))
         done, shown = 0, time.monotonic()
         started = shown
-        for batch in token_budget_batches([len(item.ids) for item in items], batch_tokens):
+        lengths = [len(item.ids) for item in items]
+        for batch in token_budget_batches(lengths, batch_tokens, is_packed=self.is_packed):
             embedding_ND[batch] = self._encode_batch(
                 [items[position] for position in batch], precision
             )
@@ -156,9 +190,8 @@ class Encoder(nn.Module):
         return items
 
     def _encode_batch(self, items: list[TokenizedText], precision: str) -> Tensor:
-        batch = collate(items, pad_id=self.pad_id, pool_prompt=self.pool_prompt, device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return self(*batch).cpu()
+            return self.embed(items).cpu()
 
     def save(self, folder: Path, *, prompts: dict[str, str] | None = None) -> None:
         """Write a sentence-transformers folder that gives the same vectors.

@@ -68,7 +68,8 @@ def measure_distances(
     influence_sums: list[Tensor] = []
     angle_sums: list[Tensor] = []
     count = 0
-    for batch in token_budget_batches([len(item.ids) for item in items], batch_tokens):
+    lengths = [len(item.ids) for item in items]
+    for batch in token_budget_batches(lengths, batch_tokens, is_packed=False):
         chosen = [items[position] for position in batch]
         states = _block_states(encoder, chosen, tokens)
         influence_sums.append(torch.stack([(1.0 - cos_M).sum() for cos_M in _cosines(states, 1)]))

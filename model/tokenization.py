@@ -4,7 +4,7 @@ Shape letters: B = texts, T = tokens.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,15 +173,22 @@ def collate(
     return ids_BT.to(device), attention_BT.to(device), pool_BT.to(device)
 
 
-def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Positions of texts in batches of at most `batch_tokens`, padding included, longest first.
+def token_budget_batches(
+    lengths: Sequence[int], batch_tokens: int, *, is_packed: bool
+) -> list[list[int]]:
+    """Positions of texts in batches of at most `batch_tokens`, longest first.
 
-    A text longer than the budget is a batch of its own. Longest first shows a lack of memory at
-    once and makes every estimate of the time left too high rather than too low.
+    A padded batch costs its longest text times their number, a packed one the tokens it holds. A
+    text longer than the budget is a batch of its own. Longest first shows a lack of memory at once
+    and makes every estimate of the time left too high rather than too low.
     """
     order = sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
-    start = 0
-    while start < len(order):
-        rows = max(1, batch_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
+    batches: list[list[int]] = []
+    room = longest = 0
+    for position in order:
+        if not batches or room < (lengths[position] if is_packed else longest):
+            batches.append([])
+            room, longest = batch_tokens, lengths[position]
+        batches[-1].append(position)
+        room -= lengths[position] if is_packed else longest
+    return batches

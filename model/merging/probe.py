@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from model.encoder import Encoder
 from model.export import LATENT_FOLDER
-from model.tokenization import collate
+from model.tokenization import token_budget_batches
 from model.training.batches import TokenizedSource
 from model.training.grad_cache import cached_backward, plain_backward
-from model.training.micro_batches import padded_tokens, split_by_tokens
 from model.training.objective import objective_of
 from model.training.settings import TrainingSource
 
@@ -98,23 +97,18 @@ class Probe:
             sizes=[encoder.embedding_size],
             device=encoder.device,
         )
-        length_M = np.array([len(item.ids) for item in batch.items])
-        parts = split_by_tokens(length_M, settings.micro_batch_tokens)
-        is_cached = padded_tokens(length_M, parts) > settings.micro_batch_tokens
+        parts = token_budget_batches(
+            [len(item.ids) for item in batch.items],
+            settings.micro_batch_tokens,
+            is_packed=encoder.is_packed,
+        )
 
-        def embed(part: np.ndarray) -> Tensor:
-            items = [batch.items[text] for text in part.tolist()]
-            tensors = collate(
-                items,
-                pad_id=encoder.pad_id,
-                pool_prompt=encoder.pool_prompt,
-                device=encoder.device,
-            )
+        def embed(part: list[int]) -> Tensor:
             is_bf16 = settings.precision == "bf16"
             with torch.autocast(encoder.device.type, torch.bfloat16, enabled=is_bf16):
-                return encoder(*tensors)
+                return encoder.embed([batch.items[text] for text in part])
 
-        backward = cached_backward if is_cached else plain_backward
+        backward = cached_backward if len(parts) > 1 else plain_backward
         return float(backward(embed, parts, objective.loss))
 
 

@@ -12,14 +12,13 @@ Source: Gao et al. 2021, arXiv:2101.06983, section 3.2.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
 def plain_backward(
-    embed: Callable[[np.ndarray], Tensor],
-    parts: list[np.ndarray],
+    embed: Callable[[list[int]], Tensor],
+    parts: list[list[int]],
     loss: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Add the gradient of `loss` to the parameters, holding the graphs of all parts at once.
@@ -39,8 +38,8 @@ def plain_backward(
 
 
 def cached_backward(
-    embed: Callable[[np.ndarray], Tensor],
-    parts: list[np.ndarray],
+    embed: Callable[[list[int]], Tensor],
+    parts: list[list[int]],
     loss: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Add the same gradient as `plain_backward`, holding the graph of one part at a time.
@@ -60,14 +59,14 @@ def cached_backward(
     assert gradient_MD is not None  # noqa: S101 - backward has just set it
     for part, state in zip(parts, states, strict=True):
         _set_random_state(state)
-        embed(part).backward(gradient_MD[torch.from_numpy(part).to(gradient_MD.device)])
+        embed(part).backward(gradient_MD[torch.tensor(part, device=gradient_MD.device)])
     return value.detach()
 
 
-def _in_text_order(embeddings: list[Tensor], parts: list[np.ndarray]) -> Tensor:
-    place_M = np.argsort(np.concatenate(parts))
+def _in_text_order(embeddings: list[Tensor], parts: list[list[int]]) -> Tensor:
     stacked_MD = torch.cat(embeddings)
-    return stacked_MD[torch.from_numpy(place_M).to(stacked_MD.device)]
+    place_M = torch.tensor([text for part in parts for text in part]).argsort()
+    return stacked_MD[place_M.to(stacked_MD.device)]
 
 
 def _random_state() -> list[Tensor]:

@@ -32,7 +32,8 @@ class StepRecord:
     masked_share: float
     tokens: int
     """Padding excluded."""
-    padded_tokens: int
+    micro_batches: int
+    """Forward passes the batch was cut into."""
     is_grad_cached: bool
     """Whether the batch was embedded twice to fit the memory."""
 
@@ -102,7 +103,6 @@ def summarise(records: list[StepRecord]) -> dict[str, Any]:
     tenth = max(1, len(records) // 10)
     names = sorted({record.source for record in records})
     by_source = {name: [r for r in records if r.source == name] for name in names}
-    tokens = sum(record.tokens for record in records)
     return {
         "steps": len(records),
         "pairs_seen": sum(record.pairs for record in records),
@@ -111,7 +111,7 @@ def summarise(records: list[StepRecord]) -> dict[str, Any]:
         "masked_share": fmean(record.masked_share for record in records),
         "in_batch_negatives": fmean(record.in_batch_negatives for record in records),
         "hard_negatives": fmean(record.hard_negatives for record in records),
-        "padding_share": 1.0 - tokens / sum(record.padded_tokens for record in records),
+        "tokens_seen": sum(record.tokens for record in records),
         "by_source": {
             name: {
                 "steps": len(own),

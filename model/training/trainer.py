@@ -9,7 +9,6 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,9 @@ from model.checkpoint import (
 )
 from model.encoder import Encoder
 from model.losses.matryoshka import matryoshka_sizes
-from model.tokenization import collate
+from model.tokenization import token_budget_batches
 from model.training.batches import Batch, BatchPlan
-from model.training.cpu_attention import Float32Attention
 from model.training.grad_cache import cached_backward, plain_backward
-from model.training.micro_batches import padded_tokens, split_by_tokens
 from model.training.objective import Objective, objective_of
 from model.training.order import draw_sources
 from model.training.progress import Progress
@@ -140,10 +137,11 @@ class Trainer:
             sizes=self._sizes,
             device=self._encoder.device,
         )
-        length_M = np.array([len(item.ids) for item in batch.items])
-        parts = split_by_tokens(length_M, self._settings.micro_batch_tokens)
-        padded = padded_tokens(length_M, parts)
-        is_cached = padded > self._settings.micro_batch_tokens
+        lengths = [len(item.ids) for item in batch.items]
+        parts = token_budget_batches(
+            lengths, self._settings.micro_batch_tokens, is_packed=self._encoder.is_packed
+        )
+        is_cached = len(parts) > 1
         loss, norm = self._backward(batch, parts, objective, is_cached=is_cached)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._report_divergence(step, source.name, batch, loss, norm)
@@ -158,8 +156,8 @@ class Trainer:
             in_batch_negatives=objective.in_batch_negatives,
             hard_negatives=objective.hard_negatives,
             masked_share=objective.masked_share,
-            tokens=int(length_M.sum()),
-            padded_tokens=padded,
+            tokens=sum(lengths),
+            micro_batches=len(parts),
             is_grad_cached=is_cached,
         )
 
@@ -180,30 +178,20 @@ class Trainer:
         return rate
 
     def _backward(
-        self, batch: Batch, parts: list[np.ndarray], objective: Objective, *, is_cached: bool
+        self, batch: Batch, parts: list[list[int]], objective: Objective, *, is_cached: bool
     ) -> tuple[float, float]:
         self._optimizer.zero_grad(set_to_none=True)
         backward = cached_backward if is_cached else plain_backward
 
-        def embed(part: np.ndarray) -> Tensor:
-            return self._embed(batch, part)
+        def embed(part: list[int]) -> Tensor:
+            items = [batch.items[text] for text in part]
+            is_bf16, device = self._settings.precision == "bf16", self._encoder.device.type
+            with torch.autocast(device, torch.bfloat16, enabled=is_bf16):
+                return self._encoder.embed(items)
 
         loss = backward(embed, parts, objective.loss)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
         return loss.item(), norm.item()
-
-    def _embed(self, batch: Batch, part: np.ndarray) -> Tensor:
-        encoder = self._encoder
-        tensors = collate(
-            [batch.items[text] for text in part.tolist()],
-            pad_id=encoder.pad_id,
-            pool_prompt=encoder.pool_prompt,
-            device=encoder.device,
-        )
-        is_bf16, device = self._settings.precision == "bf16", encoder.device.type
-        attention = Float32Attention() if is_bf16 and device == "cpu" else nullcontext()
-        with torch.autocast(device, torch.bfloat16, enabled=is_bf16), attention:
-            return encoder(*tensors)
 
     def _report_divergence(
         self, step: int, source: str, batch: Batch, loss: float, norm: float

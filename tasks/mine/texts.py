@@ -23,8 +23,8 @@ from tasks.records import match_key
 class Ragged:
     """Numbers per row, as pairs in row order: `row_P[i]` has `number_P[i]`."""
 
-    row_P: np.ndarray  # noqa: N815 - shape suffix
-    number_P: np.ndarray  # noqa: N815
+    row_P: np.ndarray
+    number_P: np.ndarray
 
     def tensor(self) -> Tensor:
         """The pairs, (P, 2) int64."""

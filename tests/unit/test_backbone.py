@@ -21,6 +21,7 @@ from transformers import (
 from model import backbone
 from model.backbone import implementations_of, load_decoder, prove_attention, set_attention
 from model.encoder import Encoder
+from model.packing import PACKED
 from model.pooling.build import PoolingSettings
 
 SIZES = {
@@ -35,9 +36,9 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SIZES, head_dim=8),
     "qwen2": Qwen2Config(**SIZES),
     "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES, sliding_window=64),
+    "mistral": MistralConfig(**SIZES, sliding_window=None),
 }
-KERNELS = ["eager", "sdpa"]
+KERNELS = ["eager", "sdpa", PACKED]
 
 
 def make_encoder(
@@ -82,7 +83,7 @@ def test_attention_is_causal_in_memory_and_from_the_folder(
 def test_the_proof_is_json_and_leaves_the_kernel_as_it_was(pico_encoder: Encoder) -> None:
     proof = prove_attention(pico_encoder, "bidirectional", KERNELS)
     assert json.loads(json.dumps(proof)) == proof
-    assert pico_encoder.backbone.config._attn_implementation == "sdpa"
+    assert pico_encoder.backbone.config._attn_implementation == PACKED
 
 
 def test_causal_attention_does_not_pass_for_bidirectional(
@@ -91,7 +92,7 @@ def test_causal_attention_does_not_pass_for_bidirectional(
     encoder = make_encoder(CONFIGS["qwen3"], pico_tokenizer, "causal")
     with pytest.raises(ValueError, match="qwen3 with eager stays causal"):
         prove_attention(encoder, "bidirectional", KERNELS)
-    assert encoder.backbone.config._attn_implementation == "sdpa"
+    assert encoder.backbone.config._attn_implementation == PACKED
 
 
 def test_bidirectional_attention_does_not_pass_for_causal(pico_encoder: Encoder) -> None:
@@ -141,9 +142,9 @@ def test_a_vector_that_depends_on_padding_is_refused(
 
 
 def test_every_kernel_a_reader_may_choose_is_proven(pico_encoder: Encoder) -> None:
-    assert implementations_of(pico_encoder.backbone, "eager") == ["eager", "sdpa"]
+    assert implementations_of(pico_encoder.backbone, "eager") == ["eager", PACKED, "sdpa"]
     names = implementations_of(pico_encoder.backbone, "flash_attention_2")
-    assert names == ["eager", "flash_attention_2", "sdpa"]
+    assert names == ["eager", "flash_attention_2", PACKED, "sdpa"]
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from model.encoder import Encoder
 from model.losses.masks import candidate_mask, text_hashes
 from model.training.batches import Batch, BatchPlan, group_rows
-from model.training.micro_batches import padded_tokens, split_by_tokens
 from model.training.order import SourceOrder, draw_sources, spread_order
 from model.training.settings import TrainingSource, TrainSettings
 
@@ -245,24 +244,3 @@ def test_a_table_in_several_chunks_gives_the_same_batches(
         for name, source in (("whole", whole), ("split", split))
     ]
     assert batches[0].items == batches[1].items
-
-
-# ---- micro-batches
-
-
-@pytest.mark.parametrize("max_tokens", [1, 7, 64, 100_000])
-def test_micro_batches_hold_every_text_once_within_the_budget(max_tokens: int) -> None:
-    lengths = np.random.default_rng(0).integers(1, 60, size=333)
-    parts = split_by_tokens(lengths, max_tokens)
-    assert sorted(np.concatenate(parts).tolist()) == list(range(333))
-    for part in parts:
-        assert len(part) == 1 or len(part) * lengths[part].max() <= max_tokens
-    heads = [int(lengths[part[0]]) for part in parts]
-    assert heads == sorted(heads, reverse=True)
-    assert padded_tokens(lengths, parts) == sum(len(p) * int(lengths[p].max()) for p in parts)
-
-
-def test_one_long_text_does_not_pad_a_thousand_short_ones() -> None:
-    lengths = np.array([1000] * 4 + [10] * 1000)
-    parts = split_by_tokens(lengths, 100_000)
-    assert padded_tokens(lengths, parts) == lengths.sum()

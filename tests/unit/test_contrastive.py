@@ -121,7 +121,7 @@ def test_each_named_source_comes_with_its_rows_prompts_and_weight(workspace: Pat
         ("topics", "classification", 10, 2.0),
         ("titles", "retrieval", 20, 1.0),
     ]
-    assert sources[0].prompt.startswith("Instruct: ")
+    assert sources[0].prompt == "вопрос: "
     assert sources[0].document_prompt == ""
     assert sources[1].document_prompt == sources[1].prompt
 
@@ -287,7 +287,7 @@ def test_a_checkpoint_of_other_values_prompts_or_data_is_not_continued(
         profile = load_params(PROFILE).pretrain.training.model_dump()
         values = {"pretrain": {"training": {**profile, **TRAINING, "learning_rate": 2e-3}}}
     elif change == "prompts":
-        values = {"prompts": {"template": "{instruction}: {text}"}}
+        values = {"prompts": {"template": "{instruction}? {text}"}}
     else:
         rewrite(workspace, examples("titles", "retrieval", 21))
     params = params_of(workspace, **values)

@@ -212,13 +212,20 @@ def test_a_prompt_that_leaves_no_room_is_pooled_itself(pico_encoder: Encoder) ->
     assert np.isfinite(encoder.encode([""], prompt=PROMPT, batch_tokens=100)).all()
 
 
-def test_batches_keep_to_the_budget_and_hold_every_text_once() -> None:
-    lengths = [3, 50, 7, 7, 1, 20, 7]
-    batches = list(token_budget_batches(lengths, 21))
-    assert sorted(position for batch in batches for position in batch) == list(range(7))
-    assert batches[0] == [1]
-    for batch in batches[1:]:
-        assert len(batch) * max(lengths[position] for position in batch) <= 21
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("budget", [1, 21, 64, 100_000])
+def test_batches_keep_to_the_budget_and_hold_every_text_once(budget: int, is_packed: bool) -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, size=333).tolist()
+    batches = token_budget_batches(lengths, budget, is_packed=is_packed)
+    assert sorted(position for batch in batches for position in batch) == list(range(333))
+    held = [[lengths[position] for position in batch] for batch in batches]
+    for batch in held:
+        cost = sum(batch) if is_packed else len(batch) * batch[0]
+        assert len(batch) == 1 or cost <= budget
+    heads = [batch[0] for batch in held]
+    assert heads == sorted(heads, reverse=True)
+    if budget == 100_000:
+        assert len(batches) == 1
 
 
 @pytest.mark.parametrize("pool_prompt", [True, False])

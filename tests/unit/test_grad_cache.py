@@ -12,10 +12,9 @@ from torch import Tensor
 
 from model.encoder import Encoder
 from model.losses.masks import candidate_mask
-from model.tokenization import collate
+from model.tokenization import collate, token_budget_batches
 from model.training.batches import Batch, BatchPlan
 from model.training.grad_cache import cached_backward, plain_backward
-from model.training.micro_batches import split_by_tokens
 from model.training.objective import objective_of
 from model.training.settings import TrainingSource, TrainSettings
 
@@ -76,11 +75,11 @@ def gradients(
     objective = objective_of(
         batch, is_in_batch=is_in_batch, temperature=0.05, sizes=[32, 8], device=encoder.device
     )
-    parts = split_by_tokens(np.array([len(item.ids) for item in batch.items]), 100)
+    parts = token_budget_batches([len(item.ids) for item in batch.items], 60, is_packed=True)
     assert len(parts) > 2, "the premise: the batch takes several micro-batches"
     assert len({len(part) for part in parts}) > 1, "the premise: they differ in size"
 
-    def embed(part: np.ndarray) -> Tensor:
+    def embed(part: list[int]) -> Tensor:
         items = [batch.items[text] for text in part]
         return encoder(*collate(items, pad_id=encoder.pad_id, pool_prompt=False, device="cpu"))
 
@@ -128,9 +127,9 @@ def test_gradients_are_added_to_those_that_are_there(
     objective = objective_of(
         batch, is_in_batch=True, temperature=0.05, sizes=[32, 8], device=pico_encoder.device
     )
-    parts = split_by_tokens(np.array([len(item.ids) for item in batch.items]), 100)
+    parts = token_budget_batches([len(item.ids) for item in batch.items], 60, is_packed=True)
 
-    def embed(part: np.ndarray) -> Tensor:
+    def embed(part: list[int]) -> Tensor:
         items = [batch.items[text] for text in part]
         return pico_encoder(*collate(items, pad_id=0, pool_prompt=False, device="cpu"))
 

@@ -147,7 +147,7 @@ def refusing_server() -> Iterator[str]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_GET = do_HEAD = do_PUT = do_POST = refuse  # noqa: N815 - names of the base class
+        do_GET = do_HEAD = do_PUT = do_POST = refuse
 
         def log_message(self, *_: object) -> None:
             """Stay silent."""
