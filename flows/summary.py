@@ -30,7 +30,7 @@ def show_summary(outcomes: list[Outcome], ui_url: str | None, console: Console) 
     console.print(as_table("Stages", stage_rows(outcomes)))
     ladder = ladder_rows(read_ladder(LADDER))
     if ladder:
-        console.print(as_table("Scores (0-100)", ladder))
+        console.print(as_table("Scores (0-100)", rung_columns(ladder)))
     if REPORT.exists():
         console.print(f"Report:     {REPORT.resolve()}", soft_wrap=True)
     model = published_model()
@@ -52,6 +52,15 @@ def as_table(title: str, rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     return table
+
+
+def rung_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ladder turned on its side, one column per rung: names of tasks are too long for heads."""
+    measures = [name for name in rows[0] if name != "rung"]
+    return [
+        {"score": name} | {row["rung"].replace("-", "-\n"): row[name] for row in rows}
+        for name in measures
+    ]
 
 
 def published_model() -> Path:

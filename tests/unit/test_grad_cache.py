@@ -1,6 +1,5 @@
 """GradCache gives the gradient of the plain backward pass, to rounding, whatever the batch."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,15 +36,6 @@ SETTINGS = TrainSettings(
     checkpoint_every_steps=1,
     seed=7,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A pico model gains nothing from threads and loses much where tests share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batch_of(encoder: Encoder, texts: list[str], folder: Path, task: str, negatives: int) -> Batch:

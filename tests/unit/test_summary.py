@@ -57,7 +57,10 @@ def test_each_stage_stands_with_state_and_seconds():
 
 def test_ladder_is_printed_in_points(checkout):
     write(checkout / "artifacts/report/ladder.json", json.dumps(LADDER))
-    assert "│ final  │ 53.4 │    62.0 │      │" in shown(RAN)
+    text = shown(RAN)
+    assert "┃ score   ┃ random ┃ final ┃" in text
+    assert "│ mean    │   23.1 │  53.4 │" in text
+    assert "│ STS     │   40.0 │       │" in text
 
 
 def test_published_version_is_the_one_to_load(checkout):

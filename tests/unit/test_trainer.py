@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,6 @@ SETTINGS = TrainSettings(
     checkpoint_every_steps=3,
     seed=7,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A pico model gains nothing from threads and loses much where tests share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def table_of(texts: list[str], negatives_per_row: list[int], *, graded: bool = False) -> pa.Table:
