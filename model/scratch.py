@@ -24,6 +24,7 @@ from model.training.schedule import learning_rate_at
 PAD, EOS = "<pad>", "<eos>"
 LOSS_CHUNK = 512
 """Tokens whose logits exist at once: they stay in the cache and the memory stays small."""
+DOCUMENTS_PER_CALL = 1000
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
 PROGRESS_INTERVAL_S = 5.0
@@ -88,9 +89,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def pack_documents(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], sequence_tokens: int
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    sequence_tokens: int,
+    *,
+    max_tokens: int,
 ) -> np.ndarray:
-    """Sequences of equal length, cut from all documents laid end to end with EOS between.
+    """Sequences of equal length, cut from documents laid end to end with EOS between.
+
+    Args:
+        tokenizer: Its EOS token separates the documents.
+        texts: Taken in this order until there are enough tokens.
+        sequence_tokens: Length of a sequence, T.
+        max_tokens: No more documents are read once their tokens reach this number.
 
     Returns:
         int32 array of shape (W, T); the tail that fills no sequence is dropped.
@@ -99,9 +110,16 @@ def pack_documents(
         ValueError: The documents do not fill one sequence.
     """
     eos = tokenizer.convert_tokens_to_ids(EOS)
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts))
-    parts = [np.array([*encoding.ids, eos], dtype=np.int32) for encoding in encodings]
-    tokens = np.concatenate([np.empty(0, dtype=np.int32), *parts])
+    parts = [np.empty(0, dtype=np.int32)]
+    held = 0
+    for start in range(0, len(texts), DOCUMENTS_PER_CALL):
+        if held >= max_tokens:
+            break
+        chunk = list(texts[start : start + DOCUMENTS_PER_CALL])
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk)
+        parts += [np.array([*encoding.ids, eos], dtype=np.int32) for encoding in encodings]
+        held += sum(len(part) for part in parts[-len(chunk) :])
+    tokens = np.concatenate(parts)
     count = len(tokens) // sequence_tokens
     if count == 0:
         raise ValueError(

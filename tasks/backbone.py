@@ -3,8 +3,10 @@
 import csv
 import hashlib
 import inspect
+import itertools
 import json
 import logging
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,6 +29,7 @@ from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, run_s
 from tasks.storage import open_storage
 
 DOCUMENTS = ARTIFACTS / "ingest" / "documents"
+TOKENIZER_CHARACTERS = 20_000_000  # a vocabulary of thousands is settled long before
 CHECKPOINT_INTERVAL_S = 20.0  # the work a killed run loses; writing one takes well below a second
 
 logger = logging.getLogger(__name__)
@@ -104,9 +107,19 @@ def _train(
     if values is None:
         raise StageError("backbone.source is scratch, so backbone.scratch must be a mapping")
     texts: list[str] = read_table(DOCUMENTS, ["text"])["text"].to_pylist()
-    logger.info("training a tokenizer of %d tokens on %d documents", values.vocab_size, len(texts))
-    tokenizer = scratch.train_tokenizer(texts, values.vocab_size)
-    sequences_WT = scratch.pack_documents(tokenizer, texts, values.sequence_tokens)
+    random.Random(values.seed).shuffle(texts)  # noqa: S311 - an order, no secret
+    sample = _first_characters(texts, TOKENIZER_CHARACTERS)
+    logger.info(
+        "training a tokenizer of %d tokens on %d of %d documents",
+        *(values.vocab_size, len(sample), len(texts)),
+    )
+    tokenizer = scratch.train_tokenizer(sample, values.vocab_size)
+    sequences_WT = scratch.pack_documents(
+        tokenizer,
+        texts,
+        values.sequence_tokens,
+        max_tokens=values.max_steps * values.batch_tokens,
+    )
     logger.info("corpus: %d sequences of %d tokens", *sequences_WT.shape)
     fields = values.model_dump()
     size = DecoderSize(**{name: fields[name] for name in DecoderSize.__dataclass_fields__})
@@ -122,6 +135,12 @@ def _train(
         checkpoint_interval_s=CHECKPOINT_INTERVAL_S,
     )
     return (trained, tokenizer), curve
+
+
+def _first_characters(texts: list[str], characters: int) -> list[str]:
+    """The texts from the first on whose lengths add up to this number, or all."""
+    totals = itertools.accumulate(len(text) for text in texts)
+    return [text for text, total in zip(texts, totals, strict=True) if total <= characters] or texts
 
 
 def _run_key(params: Params) -> str:

@@ -25,3 +25,10 @@ def reproduced(make_clone: Callable[[str], Clone]) -> Clone:
     clone = make_clone("repro")
     clone.run("dvc", "repro")
     return clone
+
+
+@pytest.fixture(scope="session")
+def retrained(make_clone: Callable[[str], Clone]) -> tuple[Clone, str]:
+    """A clone in which the flow ran and published, and what it printed."""
+    clone = make_clone("flow")
+    return clone, clone.run("python", "-m", "flows.retrain").stdout

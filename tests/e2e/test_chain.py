@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import grimp
 import pytest
@@ -40,11 +41,10 @@ def test_every_declared_stage_ran_and_left_its_metrics(reproduced: Clone) -> Non
 
 
 def test_the_flow_writes_the_same_bytes_as_repro(
-    reproduced: Clone, make_clone: Callable[[str], Clone]
+    reproduced: Clone, retrained: tuple[Clone, str]
 ) -> None:
     """Same inputs, same bytes on a CPU, whoever starts the stages; times are the one exception."""
-    clone = make_clone("flow")
-    done = clone.run("python", "-m", "flows.retrain")
+    clone, _ = retrained
     by_flow, by_repro = clone.lock(), reproduced.lock()
     assert by_flow.keys() == by_repro.keys()
     differing = {
@@ -54,18 +54,51 @@ def test_the_flow_writes_the_same_bytes_as_repro(
         if by_flow[stage][path] != digest
     }
     assert differing <= TIMED_OUTPUTS
-    assert "artifacts/report/index.html" in done.stdout
+
+
+def test_the_flow_ends_with_the_report_and_lines_that_load_the_model(
+    retrained: tuple[Clone, str],
+) -> None:
+    clone, output = retrained
+    assert "artifacts/report/index.html" in output
     printed = re.findall(
-        r"^ +(from sentence_transformers .*|model = .*|print\(model.*)$", done.stdout, re.M
+        r"^ +(from sentence_transformers .*|model = .*|print\(model.*)$", output, re.M
     )
     assert len(printed) == 3, "the run must end with three lines of Python that load the model"
     loaded = clone.run("python", "-W", "ignore", "-c", "\n".join(printed))
     assert "(1, 32)" in loaded.stdout
 
+
+def test_a_second_run_of_the_flow_has_nothing_to_do_and_publishes_nothing(
+    retrained: tuple[Clone, str],
+) -> None:
+    clone, _ = retrained
     again = clone.run("python", "-m", "flows.retrain")
     assert "every stage is up to date" in again.stdout
     versions = list((clone.root / "store").glob("registry/*/versions/*/manifest.json"))
     assert len(versions) == 1, "the same model must be published once"
+
+
+def test_a_tagged_version_is_whole_in_another_clone(
+    retrained: tuple[Clone, str], tmp_path: Path
+) -> None:
+    """`git checkout TAG && dvc pull && dvc repro`, as README has it."""
+    origin, _ = retrained
+    [manifest] = (origin.root / "store").glob("registry/*/versions/*/manifest.json")
+    tag = manifest.parent.name
+    origin.run("git", "add", "-A")
+    origin.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", tag)
+    origin.run("git", "tag", tag)
+    other = Clone(tmp_path / "other")
+    origin.run("git", "clone", "-q", "--branch", tag, str(origin.root), str(other.root))
+    other.run("dvc", "remote", "modify", "--local", "store", "url", str(origin.root / "store/dvc"))
+    other.run("dvc", "pull")
+    done = other.run("dvc", "repro")
+    assert "Running stage" not in done.stdout + done.stderr
+    assert changed_stages(other) == set()
+    assert other.lock() == origin.lock()
+    weights = Path("artifacts/merge/model/model.safetensors")
+    assert (other.root / weights).read_bytes() == (origin.root / weights).read_bytes()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ SETTINGS = CausalTraining(
 
 @pytest.fixture(scope="module")
 def sequences(pico_texts: list[str]) -> np.ndarray:
-    return pack_documents(train_tokenizer(pico_texts, 300), pico_texts, 16)
+    return pack_documents(train_tokenizer(pico_texts, 300), pico_texts, 16, max_tokens=10_000)
 
 
 def _trained(sequences: np.ndarray, folder: Path) -> tuple[dict[str, torch.Tensor], list]:
@@ -67,7 +67,7 @@ def test_both_unicode_forms_of_a_text_get_the_same_tokens(pico_texts: list[str])
 
 def test_packing_lays_documents_end_to_end(pico_texts: list[str]) -> None:
     tokenizer = train_tokenizer(pico_texts, 300)
-    packed = pack_documents(tokenizer, pico_texts, 16)
+    packed = pack_documents(tokenizer, pico_texts, 16, max_tokens=10_000)
     expected = [token for text in pico_texts for token in [*tokenizer.encode(text), 1]]
     assert tokenizer.convert_ids_to_tokens(1) == scratch.EOS
     assert packed.shape[1] == 16
@@ -75,12 +75,23 @@ def test_packing_lays_documents_end_to_end(pico_texts: list[str]) -> None:
     assert packed.flatten().tolist() == expected[: packed.size]
 
 
+def test_packing_reads_no_more_documents_than_it_needs(
+    pico_texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "DOCUMENTS_PER_CALL", 2)
+    tokenizer = train_tokenizer(pico_texts, 300)
+    whole = pack_documents(tokenizer, pico_texts, 4, max_tokens=10_000)
+    part = pack_documents(tokenizer, pico_texts, 4, max_tokens=20)
+    assert 20 - 4 < part.size < whole.size
+    assert (part == whole[: len(part)]).all()
+
+
 def test_documents_too_short_for_one_sequence_are_an_error(pico_texts: list[str]) -> None:
     tokenizer = train_tokenizer(pico_texts, 300)
     with pytest.raises(ValueError, match="one sequence needs 128: give more documents"):
-        pack_documents(tokenizer, ["Да."], 128)
+        pack_documents(tokenizer, ["Да."], 128, max_tokens=10_000)
     with pytest.raises(ValueError, match="hold 0 tokens"):
-        pack_documents(tokenizer, [], 128)
+        pack_documents(tokenizer, [], 128, max_tokens=10_000)
 
 
 def test_the_loss_is_that_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
