@@ -103,7 +103,7 @@ def test_scratch_gives_a_proven_encoder_its_metrics_and_its_curve(params: Params
     }
     proof = json.loads((folder / "proof.json").read_text())
     assert proof["attention"] == "bidirectional"
-    assert set(proof["implementations"]) == {"eager", "sdpa"}
+    assert set(proof["implementations"]) == {"eager", "packed_sdpa", "sdpa"}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["num_layers"] == 4
     assert metrics["causal_lm"]["steps"] == 4
