@@ -1,16 +1,19 @@
-"""Which documents of a batch are negatives of which query: decided by text, never by model score.
+"""Which texts of a batch are negatives of which row: decided by text, never by model score.
 
 Texts are compared by 64-bit hash, so the answer does not depend on embeddings, precision or
-dropout, and costs no sampler that avoids duplicates.
+dropout, is the same on every process of a training, and costs no sampler that avoids duplicates.
 
-Shape letters: B = queries, N = documents (B positives, then hard negatives), P = known pairs.
+Shape letters: B = rows, N = documents (B positives, then hard negatives), P = known pairs,
+R = rows asked for, X = candidates of a term.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from model.losses.terms import DOCUMENT_TERMS, Term
 
 
 def text_hashes(texts: Iterable[str]) -> np.ndarray:
@@ -36,79 +39,184 @@ class BatchTexts:
     """(P,); query of each known positive."""
     known_positives: np.ndarray
     """(P,); every positive of every row of the batch, also those that were not drawn."""
+    classes: np.ndarray | None = None
+    """(B,); rows of equal class are no negatives of each other; None where rows have none."""
 
 
-@dataclass(frozen=True)
-class CandidateMask:
-    """Allowed documents of each query, and the count of what was allowed and what was not."""
+@dataclass
+class MaskCounts:
+    """What became of the candidates of the rows asked for so far."""
 
-    allowed: np.ndarray
-    """(B, N) bool: True for the positive (i, i) and for each negative that counts."""
-    in_batch_negatives: int
-    """Allowed (query, document of another row) pairs."""
-    hard_negatives: int
-    """Allowed (query, own hard negative) pairs."""
-    masked_positives: int
-    """Candidates dropped since the query, or a positive of the query, has the same text."""
-    masked_repeats: int
-    """Candidates dropped since the query already has a negative of the same text."""
+    allowed: dict[Term, int] = field(default_factory=dict)
+    """Candidates that count as negatives, per term."""
+    masked: dict[str, int] = field(default_factory=dict)
+    """Candidates dropped, per reason."""
+
+    def add(self, term: Term, allowed: int, masked: dict[str, int]) -> None:
+        """Count the candidates of one term."""
+        self.allowed[term] = self.allowed.get(term, 0) + allowed
+        for reason, number in masked.items():
+            self.masked[reason] = self.masked.get(reason, 0) + number
 
     @property
     def masked_share(self) -> float:
         """Dropped candidates over all candidates, 0 where there is none."""
-        dropped = self.masked_positives + self.masked_repeats
-        return dropped / max(1, dropped + self.in_batch_negatives + self.hard_negatives)
+        dropped = sum(self.masked.values())
+        return dropped / max(1, dropped + sum(self.allowed.values()))
 
 
-def candidate_mask(texts: BatchTexts, *, in_batch: bool) -> CandidateMask:
-    """Negatives of each query: its own hard negatives and, with `in_batch`, all other documents.
+class TextMask:
+    """The negatives of each row, by the texts of the batch.
 
-    A candidate is dropped when its text is the query, or any known positive of the query or of
-    another row with the same query, and when an earlier candidate has the same text: a text
-    counts once, so repeating a document in a batch does not change the loss. The positive itself
-    is never dropped.
+    A candidate is dropped when its text is the row's query or any known positive of that query,
+    when it is of the same class, and when an earlier candidate of the same softmax has the same
+    text: a text counts once, so repeating a document in a batch does not change the loss. The
+    positive itself is no candidate.
     """
-    rows = np.arange(len(texts.queries))
-    own_BN = rows[:, None] == texts.owners[None, :]
-    own_BN[rows, rows] = False
-    candidate_BN = own_BN.copy()
-    if in_batch:
-        candidate_BN |= rows[:, None] != texts.owners[None, :]
-    positive_BN = _texts_of_positives(texts) & candidate_BN
-    repeat_BN = candidate_BN & ~positive_BN & ~_first_of_its_text(texts, in_batch=in_batch)
-    negative_BN = candidate_BN & ~positive_BN & ~repeat_BN
-    allowed_BN = negative_BN.copy()
-    allowed_BN[rows, rows] = True
-    num_own = int((negative_BN & own_BN).sum())
-    return CandidateMask(
-        allowed=allowed_BN,
-        in_batch_negatives=int(negative_BN.sum()) - num_own,
-        hard_negatives=num_own,
-        masked_positives=int(positive_BN.sum()),
-        masked_repeats=int(repeat_BN.sum()),
-    )
+
+    def __init__(self, texts: BatchTexts) -> None:
+        """Number the texts of the batch."""
+        every = np.concatenate([texts.queries, texts.documents, texts.known_positives])
+        number = np.unique(every, return_inverse=True)[1]
+        rows, documents = len(texts.queries), len(texts.documents)
+        self._query_B = number[:rows]
+        self._document_N = number[rows : rows + documents]
+        self._owners_N = texts.owners
+        self._classes_B = texts.classes
+        self._num_texts = int(number.max(initial=-1)) + 1
+        asked_P = np.searchsorted(np.sort(texts.queries), texts.known_queries)
+        query_of_place = self._query_B[np.argsort(texts.queries, kind="stable")]
+        self._pairs = _Pairs(query_of_place[asked_P], number[rows + documents :])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch, B."""
+        return len(self._query_B)
+
+    def allowed(
+        self, terms: Sequence[Term], rows: slice, counts: MaskCounts
+    ) -> dict[Term, np.ndarray]:
+        """Negatives of these rows in one softmax over `terms`: (R, X) bool for each term.
+
+        X is N - B for the terms over hard negatives and B for all others; `counts` is added to.
+        """
+        row_R = np.arange(self.num_rows)[rows]
+        related_RT = self._related(row_R)
+        allowed: dict[Term, np.ndarray] = {
+            term: self._candidates(term, row_R, related_RT, counts)
+            for term in terms
+            if term not in DOCUMENT_TERMS
+        }
+        documents: list[Term] = [term for term in terms if term in DOCUMENT_TERMS]
+        return allowed | self._documents(documents, row_R, related_RT, counts)
+
+    def _related(self, row_R: np.ndarray) -> np.ndarray:
+        """(R, texts) bool: the text is the row's query or a known positive of that query."""
+        related_RT = self._pairs.positives_of(self._query_B[row_R], self._num_texts)
+        related_RT[np.arange(len(row_R)), self._query_B[row_R]] = True
+        return related_RT
+
+    def _same_class(self, row_R: np.ndarray, other_X: np.ndarray) -> np.ndarray | bool:
+        if self._classes_B is None:
+            return False
+        return self._classes_B[row_R][:, None] == self._classes_B[other_X][None, :]
+
+    def _candidates(
+        self, term: Term, row_R: np.ndarray, related_RT: np.ndarray, counts: MaskCounts
+    ) -> np.ndarray:
+        """Terms over queries, or over positives as seen from the positive: (R, B) bool."""
+        num_rows = self.num_rows
+        positive_B = self._document_N[:num_rows]
+        other_RB = row_R[:, None] != np.arange(num_rows)[None, :]
+        # two rows are the same question when either's positive answers the other
+        same_RB = related_RT[:, self._query_B] | related_RT[:, positive_B]
+        same_RB |= self._pairs.queries_of(positive_B[row_R], self._num_texts)[:, self._query_B]
+        same_class_RB = other_RB & ~same_RB & self._same_class(row_R, np.arange(num_rows))
+        text_B = positive_B if term == "documents" else self._query_B
+        open_RB = other_RB & ~same_RB & ~same_class_RB
+        allowed_RB = open_RB & _first_of_its_text(open_RB, text_B)
+        masked = {
+            "same_text": int((other_RB & same_RB).sum()),
+            "same_class": int(same_class_RB.sum()),
+            "repeat": int(open_RB.sum() - allowed_RB.sum()),
+        }
+        counts.add(term, int(allowed_RB.sum()), masked)
+        return allowed_RB
+
+    def _documents(
+        self, terms: list[Term], row_R: np.ndarray, related_RT: np.ndarray, counts: MaskCounts
+    ) -> dict[Term, np.ndarray]:
+        """Terms over the documents as seen from the query, in one so that a text counts once."""
+        num_rows, num_documents = self.num_rows, len(self._document_N)
+        own_RN = row_R[:, None] == self._owners_N[None, :]
+        is_positive_N = np.arange(num_documents) < num_rows
+        members = {
+            "own_negatives": own_RN & ~is_positive_N,
+            "other_positives": ~own_RN & is_positive_N,
+            "other_negatives": ~own_RN & ~is_positive_N,
+        }
+        candidate_RN = np.zeros_like(own_RN)
+        for term in terms:
+            candidate_RN |= members[term]
+        same_text_RN = related_RT[:, self._document_N] & candidate_RN
+        open_RN = candidate_RN & ~same_text_RN
+        # a hard negative is of another class by choice, whoever's class its owner has
+        same_class_RN = open_RN & ~own_RN & self._same_class(row_R, self._owners_N)
+        open_RN &= ~same_class_RN
+        allowed_RN = open_RN & _first_of_its_text(open_RN, self._document_N)
+        found: dict[Term, np.ndarray] = {}
+        for term in terms:
+            of_term_RN = members[term]
+            masked = {
+                "same_text": int((same_text_RN & of_term_RN).sum()),
+                "same_class": int((same_class_RN & of_term_RN).sum()),
+                "repeat": int(((open_RN & ~allowed_RN) & of_term_RN).sum()),
+            }
+            kept_RN = allowed_RN & of_term_RN
+            counts.add(term, int(kept_RN.sum()), masked)
+            columns = slice(0, num_rows) if term == "other_positives" else slice(num_rows, None)
+            found[term] = kept_RN[:, columns]
+        return found
 
 
-def _texts_of_positives(texts: BatchTexts) -> np.ndarray:
-    """(B, N) bool: document j reads like query i or like a positive known for query i's text."""
-    query_U, query_of_row_B = np.unique(texts.queries, return_inverse=True)
-    document_T, text_of_N = np.unique(texts.documents, return_inverse=True)
-    known_UT = query_U[:, None] == document_T[None, :]
-    present = np.isin(texts.known_positives, document_T)
-    known_UT[
-        np.searchsorted(query_U, texts.known_queries[present]),
-        np.searchsorted(document_T, texts.known_positives[present]),
-    ] = True
-    return known_UT[query_of_row_B][:, text_of_N]
+class _Pairs:
+    """Known (query, positive) pairs of text numbers."""
+
+    def __init__(self, query_P: np.ndarray, positive_P: np.ndarray) -> None:
+        self._query_P = query_P
+        self._positive_P = positive_P
+
+    def positives_of(self, query_R: np.ndarray, num_texts: int) -> np.ndarray:
+        """(R, texts) bool."""
+        return _linked(query_R, self._query_P, self._positive_P, num_texts)
+
+    def queries_of(self, positive_R: np.ndarray, num_texts: int) -> np.ndarray:
+        """(R, texts) bool."""
+        return _linked(positive_R, self._positive_P, self._query_P, num_texts)
 
 
-def _first_of_its_text(texts: BatchTexts, *, in_batch: bool) -> np.ndarray:
-    """(N,) bool: no earlier candidate has this text; among the row's own ones without in-batch."""
-    num_rows, num_documents = len(texts.queries), len(texts.documents)
-    first_N = np.zeros(num_documents, dtype=bool)
-    if in_batch:
-        first_N[np.unique(texts.documents, return_index=True)[1]] = True
-        return first_N
-    own = np.stack([texts.owners[num_rows:], texts.documents[num_rows:]])
-    first_N[num_rows + np.unique(own, axis=1, return_index=True)[1]] = True
-    return first_N
+def _linked(key_R: np.ndarray, from_P: np.ndarray, to_P: np.ndarray, num_texts: int) -> np.ndarray:
+    """(R, texts) bool: True at the texts that a pair leads to from the key of the row."""
+    order_P = np.argsort(from_P, kind="stable")
+    start_R = np.searchsorted(from_P, key_R, sorter=order_P)
+    count_R = np.searchsorted(from_P, key_R, "right", sorter=order_P) - start_R
+    row_X = np.repeat(np.arange(len(key_R)), count_R)
+    within_X = np.arange(len(row_X)) - np.repeat(np.cumsum(count_R) - count_R, count_R)
+    linked_RT = np.zeros((len(key_R), num_texts), dtype=bool)
+    linked_RT[row_X, to_P[order_P[start_R[row_X] + within_X]]] = True
+    return linked_RT
+
+
+def _first_of_its_text(candidate_RX: np.ndarray, text_X: np.ndarray) -> np.ndarray:
+    """(R, X) bool: no earlier candidate of the row has this text."""
+    num_texts = len(np.unique(text_X))
+    if num_texts == len(text_X):
+        return np.ones_like(candidate_RX)
+    order_X = np.argsort(text_X, kind="stable")
+    sorted_RX = candidate_RX[:, order_X]
+    seen_RX = np.cumsum(sorted_RX, axis=1, dtype=np.int32)
+    starts_X = np.searchsorted(text_X[order_X], text_X[order_X])
+    before_RX = np.concatenate([np.zeros((len(seen_RX), 1), np.int32), seen_RX], axis=1)
+    first_RX = np.empty_like(candidate_RX)
+    first_RX[:, order_X] = seen_RX - before_RX[:, starts_X] == 1
+    return first_RX

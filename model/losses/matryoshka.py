@@ -1,6 +1,6 @@
 """Matryoshka: the same loss on prefixes of the embeddings, so that a prefix is an embedding too.
 
-Shape letters: B = queries, N = documents, D = embedding size.
+Shape letters: M = texts of a batch, D = embedding size.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,11 +24,8 @@ def matryoshka_sizes(embedding_size: int, prefix_sizes: Iterable[int]) -> list[i
     return sizes
 
 
-def matryoshka_loss(
-    loss: Callable[[Tensor, Tensor], Tensor],
-    query_BD: Tensor,
-    document_ND: Tensor,
-    sizes: list[int],
+def matryoshka_mean(
+    loss: Callable[[Tensor], Tensor], embedding_MD: Tensor, sizes: list[int]
 ) -> Tensor:
     """Mean of `loss` over the prefix sizes, each prefix scaled back to unit norm.
 
@@ -37,8 +34,5 @@ def matryoshka_loss(
 
     Source: Kusupati et al. 2022, arXiv:2205.13147, eq. 1 (a sum there).
     """
-    losses = [
-        loss(F.normalize(query_BD[:, :size], dim=-1), F.normalize(document_ND[:, :size], dim=-1))
-        for size in sizes
-    ]
+    losses = [loss(F.normalize(embedding_MD[:, :size], dim=-1)) for size in sizes]
     return torch.stack(losses).mean()

@@ -31,17 +31,19 @@ class ProbeSettings:
     """Queries per step, all of one source."""
     hard_negatives: int
     """Explicit negatives per query; a row with fewer gives what it has."""
+    loss: str
+    """Name of a preset of `model.losses.presets`."""
     temperature: float
     """Divides the cosine."""
     max_length_tokens: int
     micro_batch_tokens: int
-    """Tokens, padding included, whose activations are held at once."""
+    """Tokens whose activations are held at once."""
     precision: Literal["bf16", "fp32"]
     seed: int
 
 
 class Probe:
-    """InfoNCE of an encoder on the probe batch of any step; the sources take turns."""
+    """Contrastive loss of an encoder on the probe batch of any step; the sources take turns."""
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Probe:
         objective = objective_of(
             batch,
             is_in_batch=source.source.is_in_batch,
+            loss=settings.loss,
             temperature=settings.temperature,
             sizes=[encoder.embedding_size],
             device=encoder.device,
@@ -109,7 +112,7 @@ class Probe:
                 return encoder.embed([batch.items[text] for text in part])
 
         backward = cached_backward if len(parts) > 1 else plain_backward
-        return float(backward(embed, parts, objective.loss))
+        return float(backward(embed, parts, objective.shares))
 
 
 def parameters_by_tensor(encoder: Encoder) -> dict[str, nn.Parameter]:

@@ -1,46 +1,46 @@
 """One backward pass of a loss over a whole batch, in the memory of one micro-batch if need be.
 
 A contrastive loss couples all texts of a batch, so its gradient is no sum over parts of the
-batch. GradCache gets the exact gradient anyway: embed everything without a graph, take the
-gradient of the loss by the embeddings, then embed each part again with a graph and push its share
-of that gradient through. It costs one more forward pass.
+batch. Both ways here take the gradient of the loss by the embeddings first. `plain_backward` keeps
+the graphs of all parts meanwhile. GradCache keeps none: it embeds everything without a graph, then
+each part again with one, and pushes its share of the gradient through. It costs one more forward
+pass.
 
 Shape letters: M = texts of the batch, D = embedding size.
 
 Source: Gao et al. 2021, arXiv:2101.06983, section 3.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+Shares = Callable[[Tensor], Iterator[Tensor]]
+"""From (M, D) embeddings to shares of the loss: scalars that add up to it."""
+
 
 def plain_backward(
-    embed: Callable[[list[int]], Tensor],
-    parts: list[list[int]],
-    loss: Callable[[Tensor], Tensor],
+    embed: Callable[[list[int]], Tensor], parts: list[list[int]], shares: Shares
 ) -> Tensor:
-    """Add the gradient of `loss` to the parameters, holding the graphs of all parts at once.
+    """Add the gradient of the loss to the parameters, holding the graphs of all parts at once.
 
     Args:
         embed: Embeddings of the texts of these indices.
         parts: Every text index once, over the micro-batches.
-        loss: Scalar loss of the (M, D) embeddings, in the order of the text indices.
+        shares: The loss of the embeddings, in the order of the text indices.
 
     Returns:
         The loss, detached.
     """
     embedding_MD = _in_text_order([embed(part) for part in parts], parts)
-    value = loss(embedding_MD)
-    value.backward()
-    return value.detach()
+    loss, gradient_MD = _gradient(embedding_MD.detach(), shares)
+    embedding_MD.backward(gradient_MD)
+    return loss
 
 
 def cached_backward(
-    embed: Callable[[list[int]], Tensor],
-    parts: list[list[int]],
-    loss: Callable[[Tensor], Tensor],
+    embed: Callable[[list[int]], Tensor], parts: list[list[int]], shares: Shares
 ) -> Tensor:
     """Add the same gradient as `plain_backward`, holding the graph of one part at a time.
 
@@ -52,15 +52,22 @@ def cached_backward(
         for part in parts:
             states.append(_random_state())
             embeddings.append(embed(part))
-    embedding_MD = _in_text_order(embeddings, parts).requires_grad_()
-    value = loss(embedding_MD)
-    value.backward()
-    gradient_MD = embedding_MD.grad
-    assert gradient_MD is not None  # noqa: S101 - backward has just set it
+    loss, gradient_MD = _gradient(_in_text_order(embeddings, parts), shares)
     for part, state in zip(parts, states, strict=True):
         _set_random_state(state)
         embed(part).backward(gradient_MD[torch.tensor(part, device=gradient_MD.device)])
-    return value.detach()
+    return loss
+
+
+def _gradient(embedding_MD: Tensor, shares: Shares) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient by the embeddings; the graph of one share exists at a time."""
+    leaf_MD = embedding_MD.requires_grad_()
+    total = embedding_MD.new_zeros(())
+    for share in shares(leaf_MD):
+        share.backward()
+        total += share.detach()
+    assert leaf_MD.grad is not None  # noqa: S101 - backward has just set it
+    return total, leaf_MD.grad
 
 
 def _in_text_order(embeddings: list[Tensor], parts: list[list[int]]) -> Tensor:

@@ -1,70 +1,160 @@
-"""The loss of one batch as a function of its embeddings, and what it was made of.
+"""The loss of one batch as a function of its embeddings, row by row, and what it was made of.
 
-Shape letters: B = queries, N = documents, M = B + N texts, D = embedding size.
+Shape letters: B = rows, N = documents, M = B + N texts, R = rows of a slice, D = embedding size.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from model.losses.contrastive import Similarities, contrastive_loss
 from model.losses.cosent import cosent
-from model.losses.info_nce import info_nce
-from model.losses.masks import candidate_mask
-from model.losses.matryoshka import matryoshka_loss
+from model.losses.false_negatives import likely_negatives
+from model.losses.masks import MaskCounts, TextMask
+from model.losses.matryoshka import matryoshka_mean
+from model.losses.presets import PRESETS, Preset
+from model.losses.terms import EXPLICIT_TERMS, Term
 from model.training.batches import Batch
 
-
-@dataclass(frozen=True)
-class Objective:
-    """Loss of the batch, with the counts that are logged beside it."""
-
-    loss: Callable[[Tensor], Tensor]
-    """Scalar loss of the (M, D) embeddings: queries, then documents."""
-    in_batch_negatives: float
-    """Documents of other rows in a query's denominator, mean over queries."""
-    hard_negatives: float
-    """Own hard negatives in a query's denominator, mean over queries."""
-    masked_share: float
-    """Candidates dropped by the text mask over all candidates."""
+ROWS_AT_ONCE = 1024
+"""Rows whose similarities exist at once: the loss of a large batch needs no large matrix."""
 
 
-def objective_of(
-    batch: Batch, *, is_in_batch: bool, temperature: float, sizes: list[int], device: torch.device
-) -> Objective:
-    """CoSENT for a graded batch, InfoNCE for any other, at every Matryoshka size.
+class GradedObjective:
+    """CoSENT at every Matryoshka size; one value for the batch, so its rows are never parted."""
 
-    The mask is made once, from texts, and serves all sizes.
+    masked_share = 0.0
+    masked_by_score = 0.0
+    in_batch_negatives = 0.0
+    hard_negatives = 0.0
+
+    def __init__(
+        self, batch: Batch, *, temperature: float, sizes: list[int], device: torch.device
+    ) -> None:
+        assert batch.scores is not None  # noqa: S101 - the caller chose by it
+        self._score_B = torch.from_numpy(batch.scores).to(device)
+        self._temperature = temperature
+        self._sizes = sizes
+
+    def shares(self, embedding_MD: Tensor) -> Iterator[Tensor]:
+        """The loss of the (M, D) embeddings, in one piece."""
+        num_rows = len(self._score_B)
+
+        def graded(prefix_MD: Tensor) -> Tensor:
+            return cosent(
+                prefix_MD[:num_rows], prefix_MD[num_rows:], self._score_B, self._temperature
+            )
+
+        yield matryoshka_mean(graded, embedding_MD, self._sizes)
+
+
+class ContrastiveObjective:
+    """A contrastive loss at every Matryoshka size, computed in slices of rows.
+
+    Masks are made once per slice, from texts and from scores at full dimension, and serve all
+    sizes. The counts are complete once `shares` has been used up.
     """
-    num_queries = batch.num_queries
+
+    def __init__(
+        self,
+        batch: Batch,
+        preset: Preset,
+        *,
+        temperature: float,
+        sizes: list[int],
+        use_student_margin: bool,
+        device: torch.device,
+    ) -> None:
+        self._mask = TextMask(batch.texts)
+        self._settings = replace(preset.loss, temperature=temperature)
+        self._margin = preset.student_margin if use_student_margin else None
+        self._sizes = sizes
+        self._device = device
+        self._counts = MaskCounts()
+        self._masked_by_score = 0
+
+    def shares(self, embedding_MD: Tensor) -> Iterator[Tensor]:
+        """Shares of the loss of the (M, D) embeddings, one per slice of rows; they add up to it."""
+        num_rows = self._mask.num_rows
+        for start in range(0, num_rows, ROWS_AT_ONCE):
+            yield self._share(embedding_MD, slice(start, min(start + ROWS_AT_ONCE, num_rows)))
+
+    def _share(self, embedding_MD: Tensor, rows: slice) -> Tensor:
+        num_rows = self._mask.num_rows
+        full = Similarities(embedding_MD[:num_rows], embedding_MD[num_rows:], rows)
+        allowed = [self._allowed(terms, full) for terms in self._settings.softmaxes]
+
+        def of_rows(prefix_MD: Tensor) -> Tensor:
+            cut = Similarities(prefix_MD[:num_rows], prefix_MD[num_rows:], rows)
+            return contrastive_loss(cut, allowed, self._settings)
+
+        return matryoshka_mean(of_rows, embedding_MD, self._sizes) / num_rows
+
+    def _allowed(self, terms: tuple[Term, ...], full: Similarities) -> dict[Term, Tensor]:
+        allowed: dict[Term, Tensor] = {
+            term: torch.from_numpy(mask).to(self._device)
+            for term, mask in self._mask.allowed(terms, full.rows, self._counts).items()
+        }
+        if self._margin is None:
+            return allowed
+        kept = likely_negatives(full, terms, self._margin)
+        both: dict[Term, Tensor] = {term: allowed[term] & kept[term] for term in terms}
+        self._masked_by_score += sum(int((allowed[t] & ~kept[t]).sum()) for t in terms)
+        return both
+
+    @property
+    def in_batch_negatives(self) -> float:
+        """Candidates nobody chose for the row, allowed by the texts, mean over rows."""
+        return self._mean(explicit=False)
+
+    @property
+    def hard_negatives(self) -> float:
+        """Own hard negatives allowed by the texts, mean over rows."""
+        return self._mean(explicit=True)
+
+    @property
+    def masked_share(self) -> float:
+        """Candidates dropped by the text mask over all candidates."""
+        return self._counts.masked_share
+
+    @property
+    def masked_by_score(self) -> float:
+        """Candidates dropped by the student's margin over those the texts allow."""
+        return self._masked_by_score / max(1, sum(self._counts.allowed.values()))
+
+    def _mean(self, *, explicit: bool) -> float:
+        allowed = self._counts.allowed.items()
+        wanted = [number for term, number in allowed if (term in EXPLICIT_TERMS) == explicit]
+        return sum(wanted) / self._mask.num_rows
+
+
+Objective = GradedObjective | ContrastiveObjective
+
+
+def objective_of(  # noqa: PLR0913 - what a loss is made of
+    batch: Batch,
+    *,
+    is_in_batch: bool,
+    loss: str,
+    temperature: float,
+    sizes: list[int],
+    device: torch.device,
+    use_student_margin: bool = True,
+) -> Objective:
+    """CoSENT for a graded batch, the preset `loss` for any other.
+
+    A task whose other rows are no safe negatives (`is_in_batch` false: classes and clusters) is
+    set against its own hard negatives alone, whatever the preset.
+    """
     if batch.scores is not None:
-        score_B = torch.from_numpy(batch.scores).to(device)
-
-        def graded(query_BD: Tensor, document_ND: Tensor) -> Tensor:
-            return cosent(query_BD, document_ND, score_B, temperature)
-
-        return Objective(_at_all_sizes(graded, num_queries, sizes), 0.0, 0.0, 0.0)
-
-    mask = candidate_mask(batch.texts, in_batch=is_in_batch)
-    allowed_BN = torch.from_numpy(mask.allowed).to(device)
-
-    def contrastive(query_BD: Tensor, document_ND: Tensor) -> Tensor:
-        return info_nce(query_BD, document_ND, allowed_BN, temperature)
-
-    return Objective(
-        loss=_at_all_sizes(contrastive, num_queries, sizes),
-        in_batch_negatives=mask.in_batch_negatives / num_queries,
-        hard_negatives=mask.hard_negatives / num_queries,
-        masked_share=mask.masked_share,
+        return GradedObjective(batch, temperature=temperature, sizes=sizes, device=device)
+    return ContrastiveObjective(
+        batch,
+        PRESETS[loss if is_in_batch else "nv-embed-2"],
+        temperature=temperature,
+        sizes=sizes,
+        use_student_margin=use_student_margin,
+        device=device,
     )
-
-
-def _at_all_sizes(
-    loss: Callable[[Tensor, Tensor], Tensor], num_queries: int, sizes: list[int]
-) -> Callable[[Tensor], Tensor]:
-    def total(embedding_MD: Tensor) -> Tensor:
-        query_BD, document_ND = embedding_MD[:num_queries], embedding_MD[num_queries:]
-        return matryoshka_loss(loss, query_BD, document_ND, sizes)
-
-    return total

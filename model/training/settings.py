@@ -20,7 +20,7 @@ class TrainSettings:
     batch_size: int
     """Queries per optimiser step, all of one source."""
     micro_batch_tokens: int
-    """Tokens, padding included, whose activations are held at once."""
+    """Tokens whose activations are held at once."""
     max_length_tokens: int
     learning_rate: float
     min_learning_rate_share: float
@@ -28,10 +28,14 @@ class TrainSettings:
     warmup_steps: int
     weight_decay: float
     gradient_clip_norm: float
+    loss: str
+    """Name of a preset of `model.losses.presets`."""
     temperature: float
-    """Divides the cosine, of InfoNCE and CoSENT alike."""
+    """Divides the cosine, of contrastive losses and CoSENT alike."""
     hard_negatives: int
     """Explicit negatives per query; a row with fewer gives what it has."""
+    margin_from_step: int
+    """First step, counted from 1, at which a loss with a student margin uses it."""
     matryoshka_dims: Sequence[int]
     """Prefix sizes trained beside the full size."""
     source_temperature: float

@@ -30,6 +30,9 @@ class StepRecord:
     hard_negatives: float
     """Per query, after masks."""
     masked_share: float
+    """Candidates dropped for their text, over all."""
+    masked_by_score: float
+    """Candidates dropped by the student's margin, over those the texts allow."""
     tokens: int
     """Padding excluded."""
     micro_batches: int
@@ -109,6 +112,7 @@ def summarise(records: list[StepRecord]) -> dict[str, Any]:
         "first_loss": _mean_loss(records[:tenth]),
         "last_loss": _mean_loss(records[-tenth:]),
         "masked_share": fmean(record.masked_share for record in records),
+        "masked_by_score": fmean(record.masked_by_score for record in records),
         "in_batch_negatives": fmean(record.in_batch_negatives for record in records),
         "hard_negatives": fmean(record.hard_negatives for record in records),
         "tokens_seen": sum(record.tokens for record in records),

@@ -133,9 +133,11 @@ class Trainer:
         objective = objective_of(
             batch,
             is_in_batch=source.is_in_batch,
+            loss=self._settings.loss,
             temperature=self._settings.temperature,
             sizes=self._sizes,
             device=self._encoder.device,
+            use_student_margin=step >= self._settings.margin_from_step,
         )
         lengths = [len(item.ids) for item in batch.items]
         parts = token_budget_batches(
@@ -156,6 +158,7 @@ class Trainer:
             in_batch_negatives=objective.in_batch_negatives,
             hard_negatives=objective.hard_negatives,
             masked_share=objective.masked_share,
+            masked_by_score=objective.masked_by_score,
             tokens=sum(lengths),
             micro_batches=len(parts),
             is_grad_cached=is_cached,
@@ -189,7 +192,7 @@ class Trainer:
             with torch.autocast(device, torch.bfloat16, enabled=is_bf16):
                 return self._encoder.embed(items)
 
-        loss = backward(embed, parts, objective.loss)
+        loss = backward(embed, parts, objective.shares)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
         return loss.item(), norm.item()
 

@@ -55,6 +55,7 @@ class Ingredients:
             examples=settings.probe_examples,
             batch_size=settings.batch_size,
             hard_negatives=training.hard_negatives,
+            loss=training.loss,
             temperature=settings.temperature,
             max_length_tokens=training.max_length_tokens,
             micro_batch_tokens=training.micro_batch_tokens,

@@ -106,10 +106,14 @@ class Training(Section):
     warmup_steps: NonNegativeInt
     weight_decay: NonNegativeFloat
     gradient_clip_norm: PositiveFloat
+    loss: Literal["giga", "gemini", "qwen3", "nv-embed-1", "nv-embed-2", "gecko", "f2llm"]
+    """Published contrastive loss; classes and clusters use their own hard negatives alone."""
     temperature: PositiveFloat
     """Divides the cosine."""
     hard_negatives: NonNegativeInt
     """Explicit negatives per query; a row with fewer gives what it has."""
+    margin_from_step: PositiveInt
+    """First step at which a loss with a student margin uses it: early scores mask at random."""
     matryoshka_dims: list[PositiveInt]
     """Prefix sizes trained beside the full size; may be empty."""
     source_temperature: PositiveFloat

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from model.losses.contrastive import ContrastiveSettings, Similarities, contrastive_loss
 from model.losses.cosent import cosent
-from model.losses.info_nce import info_nce
-from model.losses.masks import BatchTexts, candidate_mask, text_hashes
+from model.losses.masks import BatchTexts, MaskCounts, TextMask, text_hashes
+from model.losses.terms import Term
 
 Row = tuple[str, str, list[str]]
 """Query, positive, hard negatives. A small alphabet makes equal texts frequent."""
@@ -45,15 +46,29 @@ def embed(texts: list[str]) -> Tensor:
     return VECTORS[["abcdefgh".index(text) for text in texts]]
 
 
+OWN: tuple[Term, ...] = ("own_negatives",)
+EVERY: tuple[Term, ...] = ("own_negatives", "other_positives", "other_negatives")
+
+
+def allowed_of(rows: list[Row], *, in_batch: bool) -> tuple[dict[Term, np.ndarray], MaskCounts]:
+    counts = MaskCounts()
+    mask = TextMask(batch_of(rows)[0])
+    return mask.allowed(EVERY if in_batch else OWN, slice(0, len(rows)), counts), counts
+
+
 def loss_of(rows: list[Row], *, in_batch: bool) -> float:
-    texts, documents = batch_of(rows)
-    allowed_BN = torch.from_numpy(candidate_mask(texts, in_batch=in_batch).allowed)
-    query_BD = embed([query for query, _, _ in rows])
-    return info_nce(query_BD, embed(documents), allowed_BN, 0.05).item()
+    _, documents = batch_of(rows)
+    allowed, _ = allowed_of(rows, in_batch=in_batch)
+    similarities = Similarities(
+        embed([query for query, _, _ in rows]), embed(documents), slice(0, len(rows))
+    )
+    masks = {term: torch.from_numpy(mask) for term, mask in allowed.items()}
+    settings = ContrastiveSettings((tuple(masks),), temperature=0.05)
+    return contrastive_loss(similarities, [masks], settings).item() / len(rows)
 
 
 @given(rows=ROWS, in_batch=st.booleans(), seed=st.integers(0, 2**32 - 1))
-def test_info_nce_does_not_depend_on_the_order_of_rows(
+def test_the_loss_does_not_depend_on_the_order_of_rows(
     rows: list[Row], in_batch: bool, seed: int
 ) -> None:
     shuffled = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
@@ -63,18 +78,19 @@ def test_info_nce_does_not_depend_on_the_order_of_rows(
 
 
 @given(rows=ROWS, in_batch=st.booleans())
-def test_the_mask_never_touches_the_positive(rows: list[Row], in_batch: bool) -> None:
-    mask = candidate_mask(batch_of(rows)[0], in_batch=in_batch)
-    assert mask.allowed.diagonal().all()
-
-
-@given(rows=ROWS, in_batch=st.booleans())
 def test_no_negative_reads_like_the_query_or_its_positives(rows: list[Row], in_batch: bool) -> None:
-    texts, documents = batch_of(rows)
-    allowed_BN = candidate_mask(texts, in_batch=in_batch).allowed
+    _, documents = batch_of(rows)
+    allowed, _ = allowed_of(rows, in_batch=in_batch)
+    names = {
+        "own_negatives": documents[len(rows) :],
+        "other_positives": documents[: len(rows)],
+        "other_negatives": documents[len(rows) :],
+    }
     for i, (query, _, _) in enumerate(rows):
         relevant = {positive for other, positive, _ in rows if other == query} | {query}
-        negatives = [documents[j] for j in np.flatnonzero(allowed_BN[i]) if j != i]
+        negatives = [
+            names[term][j] for term, mask in allowed.items() for j in np.flatnonzero(mask[i])
+        ]
         assert not relevant & set(negatives)
         assert len(negatives) == len(set(negatives))
 
@@ -98,18 +114,18 @@ def test_repeating_a_hard_negative_changes_nothing(
 
 @given(rows=ROWS)
 def test_every_candidate_is_counted_once(rows: list[Row]) -> None:
-    texts, documents = batch_of(rows)
+    _, documents = batch_of(rows)
     for in_batch in (False, True):
-        mask = candidate_mask(texts, in_batch=in_batch)
+        allowed, counts = allowed_of(rows, in_batch=in_batch)
         own = sum(len(negatives) for _, _, negatives in rows)
         candidates = len(rows) * (len(documents) - 1) if in_batch else own
-        kept = mask.in_batch_negatives + mask.hard_negatives
-        assert kept + mask.masked_positives + mask.masked_repeats == candidates
-        assert kept == mask.allowed.sum() - len(rows)
+        kept = sum(counts.allowed.values())
+        assert kept + sum(counts.masked.values()) == candidates
+        assert kept == sum(int(mask.sum()) for mask in allowed.values())
 
 
 @given(rows=ROWS, in_batch=st.booleans())
-def test_info_nce_is_never_negative(rows: list[Row], in_batch: bool) -> None:
+def test_the_loss_is_never_negative(rows: list[Row], in_batch: bool) -> None:
     assert loss_of(rows, in_batch=in_batch) >= -1e-5
 
 

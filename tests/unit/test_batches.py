@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from model.encoder import Encoder
-from model.losses.masks import candidate_mask, text_hashes
+from model.losses.masks import MaskCounts, TextMask, text_hashes
 from model.training.batches import Batch, BatchPlan, group_rows
 from model.training.order import SourceOrder, draw_sources, spread_order
 from model.training.settings import TrainingSource, TrainSettings
@@ -23,7 +23,9 @@ SETTINGS = TrainSettings(
     warmup_steps=0,
     weight_decay=0.0,
     gradient_clip_norm=1.0,
+    loss="giga",
     temperature=0.05,
+    margin_from_step=1,
     hard_negatives=2,
     matryoshka_dims=(),
     source_temperature=1.0,
@@ -185,9 +187,10 @@ def test_positives_that_were_not_drawn_are_known_to_the_mask(
     settings = dataclasses.replace(SETTINGS, batch_size=2)
     plan = plan_of(pico_encoder, tmp_path, source_of(rows), settings)
     for step in range(1, 9):
-        mask = candidate_mask(plan.batch(step).texts, in_batch=True)
+        mask = TextMask(plan.batch(step).texts)
+        allowed = mask.allowed(["other_positives"], slice(0, 2), MaskCounts())["other_positives"]
         asked = [row == "row-0" for row in plan.batch(step).row_ids].index(True)
-        assert not mask.allowed[asked, 1 - asked]
+        assert not allowed[asked, 1 - asked]
 
 
 def test_prompts_stand_before_the_texts_and_not_in_their_hashes(

@@ -1,9 +1,12 @@
 """The text mask: what is a negative of which query, decided on small batches by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from model.losses.masks import BatchTexts, candidate_mask, text_hashes
+from model.losses.masks import BatchTexts, MaskCounts, TextMask, text_hashes
+from model.losses.terms import Term
 
 Row = tuple[str, list[str], list[str]]
 """Query, positives (the first is drawn), hard negatives."""
@@ -26,8 +29,26 @@ def batch_of(rows: list[Row]) -> BatchTexts:
     )
 
 
+OWN: tuple[Term, ...] = ("own_negatives",)
+DOCUMENTS: tuple[Term, ...] = ("own_negatives", "other_positives", "other_negatives")
+
+
 def allowed(rows: list[Row], *, in_batch: bool = True) -> list[list[int]]:
-    return candidate_mask(batch_of(rows), in_batch=in_batch).allowed.astype(int).tolist()
+    """(B, N): 1 for each document in the denominator of a query, its positive among them."""
+    found = TextMask(batch_of(rows)).allowed(
+        DOCUMENTS if in_batch else OWN, slice(0, len(rows)), MaskCounts()
+    )
+    positives = found.get("other_positives", np.zeros((len(rows), len(rows)), dtype=bool))
+    negatives = found["own_negatives"] | found.get("other_negatives", False)
+    return np.hstack([positives | np.eye(len(rows), dtype=bool), negatives]).astype(int).tolist()
+
+
+def term(name: Term, rows: list[Row], classes: list[int] | None = None) -> list[list[int]]:
+    texts = batch_of(rows)
+    if classes is not None:
+        texts = dataclasses.replace(texts, classes=np.array(classes))
+    found = TextMask(texts).allowed([name], slice(0, len(rows)), MaskCounts())
+    return found[name].astype(int).tolist()
 
 
 def test_distinct_texts_are_all_candidates() -> None:
@@ -94,19 +115,65 @@ def test_ragged_hard_negatives_belong_to_their_own_row() -> None:
 
 def test_everything_that_is_dropped_is_counted() -> None:
     rows: list[Row] = [("q1", ["same"], ["n", "n"]), ("q2", ["same"], ["m"])]
-    mask = candidate_mask(batch_of(rows), in_batch=True)
+    counts = MaskCounts()
+    TextMask(batch_of(rows)).allowed(DOCUMENTS, slice(0, 2), counts)
     # each query has 4 candidates: "same" of the other row, n, n, m
-    assert mask.masked_positives == 2
-    assert mask.masked_repeats == 2
-    assert mask.hard_negatives == 2
-    assert mask.in_batch_negatives == 2
-    assert mask.masked_share == pytest.approx(4 / 8)
+    assert counts.masked == {"same_text": 2, "same_class": 0, "repeat": 2}
+    assert counts.allowed == {"own_negatives": 2, "other_positives": 0, "other_negatives": 2}
+    assert counts.masked_share == pytest.approx(4 / 8)
 
 
 def test_a_batch_without_negatives_has_a_masked_share_of_zero() -> None:
-    mask = candidate_mask(batch_of([("q1", ["p1"], []), ("q2", ["p2"], [])]), in_batch=False)
-    assert mask.masked_share == 0.0
-    assert mask.allowed.tolist() == [[True, False], [False, True]]
+    counts = MaskCounts()
+    texts = batch_of([("q1", ["p1"], []), ("q2", ["p2"], [])])
+    TextMask(texts).allowed(OWN, slice(0, 2), counts)
+    assert counts.masked_share == 0.0
+
+
+def test_queries_that_share_an_answer_are_no_negatives_of_each_other() -> None:
+    rows: list[Row] = [("q1", ["p"], []), ("q2", ["p"], []), ("q3", ["p3"], [])]
+    assert term("queries", rows) == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    assert term("document_queries", rows) == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    assert term("documents", rows) == [[0, 0, 1], [0, 0, 1], [1, 0, 0]]  # p counts once
+
+
+def test_an_undrawn_positive_ties_two_rows_together() -> None:
+    rows: list[Row] = [("q1", ["p1", "p2"], []), ("q2", ["p2"], []), ("q3", ["p3"], [])]
+    for name in ("queries", "documents", "document_queries"):
+        assert term(name, rows) == [[0, 0, 1], [0, 0, 1], [1, 1, 0]], name
+
+
+def test_repeated_queries_count_once() -> None:
+    rows: list[Row] = [("q", ["p1"], []), ("q", ["p2"], []), ("r", ["p3"], [])]
+    assert term("queries", rows) == [[0, 0, 1], [0, 0, 1], [1, 0, 0]]
+
+
+def test_rows_of_one_class_are_no_negatives_of_each_other() -> None:
+    rows: list[Row] = [("q1", ["p1"], ["n1"]), ("q2", ["p2"], ["n2"]), ("q3", ["p3"], [])]
+    assert term("other_positives", rows, [7, 7, 8]) == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    assert term("queries", rows, [7, 7, 8]) == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    assert term("own_negatives", rows, [7, 7, 8]) == [[1, 0], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["own_negatives", "other_positives", "other_negatives", "queries", "documents"],
+)
+def test_slices_of_rows_add_up_to_the_whole(name: Term) -> None:
+    rng = np.random.default_rng(0)
+    rows: list[Row] = [
+        (
+            f"q{rng.integers(6)}",
+            [f"p{rng.integers(6)}", f"p{rng.integers(6)}"],
+            [f"n{rng.integers(4)}"],
+        )
+        for _ in range(9)
+    ]
+    mask, whole, sliced = TextMask(batch_of(rows)), MaskCounts(), MaskCounts()
+    expected = mask.allowed([name], slice(0, 9), whole)[name]
+    parts = [mask.allowed([name], slice(s, s + 3), sliced)[name] for s in (0, 3, 6)]
+    assert (np.vstack(parts) == expected).all()
+    assert sliced == whole
 
 
 def test_hashes_are_stable_64_bit_numbers() -> None:

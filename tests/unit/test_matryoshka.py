@@ -11,8 +11,8 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from torch import Tensor, nn
 
-from model.losses.info_nce import info_nce
-from model.losses.matryoshka import matryoshka_loss, matryoshka_sizes
+from model.losses.contrastive import ContrastiveSettings, Similarities, contrastive_loss
+from model.losses.matryoshka import matryoshka_mean, matryoshka_sizes
 
 SIZE = 16
 
@@ -22,8 +22,13 @@ def vectors(count: int, seed: int) -> Tensor:
     return nn.functional.normalize(torch.randn(count, SIZE, generator=generator), dim=-1)
 
 
-def in_batch(query: Tensor, document: Tensor) -> Tensor:
-    return info_nce(query, document, torch.ones(len(query), len(document), dtype=torch.bool), 0.05)
+def in_batch(embedding: Tensor) -> Tensor:
+    """InfoNCE of as many queries as documents, one after the other, without any mask."""
+    rows = len(embedding) // 2
+    other = ~torch.eye(rows, dtype=torch.bool)
+    similarities = Similarities(embedding[:rows], embedding[rows:], slice(0, rows))
+    settings = ContrastiveSettings((("other_positives",),), temperature=0.05)
+    return contrastive_loss(similarities, [{"other_positives": other}], settings) / rows
 
 
 class LookUp(nn.Module):
@@ -44,19 +49,18 @@ def test_value_is_the_mean_of_the_sizes_of_sentence_transformers() -> None:
     )
     features = [{"sentence_embedding": query}, {"sentence_embedding": document}]
     expected = reference(features, torch.empty(0))
-    got = matryoshka_loss(in_batch, query, document, matryoshka_sizes(SIZE, [4, 8]))
+    got = matryoshka_mean(in_batch, torch.cat([query, document]), matryoshka_sizes(SIZE, [4, 8]))
     torch.testing.assert_close(got, expected)
 
 
 def test_every_prefix_is_scaled_to_unit_norm() -> None:
     seen: list[tuple[int, float]] = []
 
-    def record(query: Tensor, document: Tensor) -> Tensor:
-        norms = torch.cat([query, document]).norm(dim=-1)
-        seen.append((query.shape[1], (norms - 1).abs().max().item()))
-        return query.sum()
+    def record(embedding: Tensor) -> Tensor:
+        seen.append((embedding.shape[1], (embedding.norm(dim=-1) - 1).abs().max().item()))
+        return embedding.sum()
 
-    matryoshka_loss(record, vectors(3, 2), vectors(3, 3), [16, 8, 2])
+    matryoshka_mean(record, vectors(6, 2), [16, 8, 2])
     assert [size for size, _ in seen] == [16, 8, 2]
     assert max(error for _, error in seen) < 1e-6
 
@@ -70,7 +74,7 @@ def test_value_is_the_mean_written_in_numpy() -> None:
         d = d / np.linalg.norm(d, axis=1, keepdims=True)
         weights = np.exp(q @ d.T / 0.05)
         values.append(-np.log(np.diag(weights) / weights.sum(axis=1)).mean())
-    got = matryoshka_loss(in_batch, query, document, [16, 8]).item()
+    got = matryoshka_mean(in_batch, torch.cat([query, document]), [16, 8]).item()
     assert got == pytest.approx(np.mean(values), rel=1e-5)
 
 

@@ -209,6 +209,7 @@ SETTINGS = ProbeSettings(
     examples=12,
     batch_size=4,
     hard_negatives=1,
+    loss="giga",
     temperature=0.05,
     max_length_tokens=32,
     micro_batch_tokens=4096,
