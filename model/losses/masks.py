@@ -15,6 +15,8 @@ import numpy as np
 
 from model.losses.terms import DOCUMENT_TERMS, Term
 
+MASK_REASONS = ("same_text", "same_class", "repeat")
+
 
 def text_hashes(texts: Iterable[str]) -> np.ndarray:
     """64-bit hash of each text, int64; letter case and runs of white space do not count."""

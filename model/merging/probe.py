@@ -19,6 +19,7 @@ from model.training.batches import TokenizedSource
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import objective_of
 from model.training.settings import TrainingSource
+from model.training.team import Team
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Probe:
                 return encoder.embed([batch.items[text] for text in part])
 
         backward = cached_backward if len(parts) > 1 else plain_backward
-        return float(backward(embed, parts, objective.shares))
+        return float(backward(embed, parts, len(batch.items), objective.shares, Team()))
 
 
 def parameters_by_tensor(encoder: Encoder) -> dict[str, nn.Parameter]:

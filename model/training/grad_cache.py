@@ -16,31 +16,43 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-Shares = Callable[[Tensor], Iterator[Tensor]]
-"""From (M, D) embeddings to shares of the loss: scalars that add up to it."""
+from model.training.team import Team
+
+Shares = Callable[[Tensor, Team], Iterator[Tensor]]
+"""From the (M, D) embeddings to this process's shares of the loss: over the team they add up."""
 
 
 def plain_backward(
-    embed: Callable[[list[int]], Tensor], parts: list[list[int]], shares: Shares
+    embed: Callable[[list[int]], Tensor],
+    parts: list[list[int]],
+    num_texts: int,
+    shares: Shares,
+    team: Team,
 ) -> Tensor:
-    """Add the gradient of the loss to the parameters, holding the graphs of all parts at once.
+    """Add this process's part of the gradient to the parameters, holding the graphs of all parts.
 
     Args:
         embed: Embeddings of the texts of these indices.
-        parts: Every text index once, over the micro-batches.
+        parts: Every text index of this process once, over the micro-batches.
+        num_texts: Texts of the whole batch, M.
         shares: The loss of the embeddings, in the order of the text indices.
+        team: The processes of the training.
 
     Returns:
-        The loss, detached.
+        The loss of the whole batch, detached.
     """
-    embedding_MD = _in_text_order([embed(part) for part in parts], parts)
-    loss, gradient_MD = _gradient(embedding_MD.detach(), shares)
-    embedding_MD.backward(gradient_MD)
+    embedding = torch.cat([embed(part) for part in parts])
+    loss, gradient = _gradient(embedding, parts, num_texts, shares, team)
+    embedding.backward(gradient)
     return loss
 
 
 def cached_backward(
-    embed: Callable[[list[int]], Tensor], parts: list[list[int]], shares: Shares
+    embed: Callable[[list[int]], Tensor],
+    parts: list[list[int]],
+    num_texts: int,
+    shares: Shares,
+    team: Team,
 ) -> Tensor:
     """Add the same gradient as `plain_backward`, holding the graph of one part at a time.
 
@@ -52,28 +64,32 @@ def cached_backward(
         for part in parts:
             states.append(_random_state())
             embeddings.append(embed(part))
-    loss, gradient_MD = _gradient(_in_text_order(embeddings, parts), shares)
-    for part, state in zip(parts, states, strict=True):
+    loss, gradient = _gradient(torch.cat(embeddings), parts, num_texts, shares, team)
+    gradients = gradient.split([len(part) for part in parts])
+    for part, state, own in zip(parts, states, gradients, strict=True):
         _set_random_state(state)
-        embed(part).backward(gradient_MD[torch.tensor(part, device=gradient_MD.device)])
+        embed(part).backward(own)
     return loss
 
 
-def _gradient(embedding_MD: Tensor, shares: Shares) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient by the embeddings; the graph of one share exists at a time."""
-    leaf_MD = embedding_MD.requires_grad_()
-    total = embedding_MD.new_zeros(())
-    for share in shares(leaf_MD):
+def _gradient(
+    embedding: Tensor, parts: list[list[int]], num_texts: int, shares: Shares, team: Team
+) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient by the embeddings of this process in the order of `parts`.
+
+    The graph of one share exists at a time.
+    """
+    texts = [text for part in parts for text in part]
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    in_order = embedding.detach()[torch.tensor(order, device=embedding.device)]
+    leaf_MD = team.gather(in_order, sorted(texts), num_texts).requires_grad_()
+    total = leaf_MD.new_zeros(())
+    for share in shares(leaf_MD, team):
         share.backward()
         total += share.detach()
-    assert leaf_MD.grad is not None  # noqa: S101 - backward has just set it
-    return total, leaf_MD.grad
-
-
-def _in_text_order(embeddings: list[Tensor], parts: list[list[int]]) -> Tensor:
-    stacked_MD = torch.cat(embeddings)
-    place_M = torch.tensor([text for part in parts for text in part]).argsort()
-    return stacked_MD[place_M.to(stacked_MD.device)]
+    gradient_MD = torch.zeros_like(leaf_MD) if leaf_MD.grad is None else leaf_MD.grad
+    team.add_up(gradient_MD)
+    return team.add_up(total), gradient_MD[torch.tensor(texts, device=embedding.device)]
 
 
 def _random_state() -> list[Tensor]:

@@ -12,11 +12,12 @@ from torch import Tensor
 from model.losses.contrastive import Similarities, contrastive_loss
 from model.losses.cosent import cosent
 from model.losses.false_negatives import likely_negatives
-from model.losses.masks import MaskCounts, TextMask
+from model.losses.masks import MASK_REASONS, MaskCounts, TextMask
 from model.losses.matryoshka import matryoshka_mean
 from model.losses.presets import PRESETS, Preset
 from model.losses.terms import EXPLICIT_TERMS, Term
 from model.training.batches import Batch
+from model.training.team import Team
 
 ROWS_AT_ONCE = 1024
 """Rows whose similarities exist at once: the loss of a large batch needs no large matrix."""
@@ -38,8 +39,10 @@ class GradedObjective:
         self._temperature = temperature
         self._sizes = sizes
 
-    def shares(self, embedding_MD: Tensor) -> Iterator[Tensor]:
-        """The loss of the (M, D) embeddings, in one piece."""
+    def shares(self, embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
+        """The loss of the (M, D) embeddings, in one piece, by the leading process."""
+        if not team.leads:
+            return
         num_rows = len(self._score_B)
 
         def graded(prefix_MD: Tensor) -> Tensor:
@@ -75,11 +78,29 @@ class ContrastiveObjective:
         self._counts = MaskCounts()
         self._masked_by_score = 0
 
-    def shares(self, embedding_MD: Tensor) -> Iterator[Tensor]:
-        """Shares of the loss of the (M, D) embeddings, one per slice of rows; they add up to it."""
+    def shares(self, embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
+        """Shares of the loss of the (M, D) embeddings, one per slice of rows of this process.
+
+        Over all processes they add up to the loss.
+        """
         num_rows = self._mask.num_rows
-        for start in range(0, num_rows, ROWS_AT_ONCE):
-            yield self._share(embedding_MD, slice(start, min(start + ROWS_AT_ONCE, num_rows)))
+        width = min(ROWS_AT_ONCE, -(-num_rows // team.size))
+        starts = range(0, num_rows, width)
+        for start in starts[team.rank :: team.size]:
+            yield self._share(embedding_MD, slice(start, min(start + width, num_rows)))
+        self._add_up_counts(team)
+
+    def _add_up_counts(self, team: Team) -> None:
+        """Make the counts those of the whole batch."""
+        names: list[Term] = [term for terms in self._settings.softmaxes for term in terms]
+        allowed = [self._counts.allowed.get(term, 0) for term in names]
+        masked = [self._counts.masked.get(reason, 0) for reason in MASK_REASONS]
+        numbers = torch.tensor([*allowed, *masked, self._masked_by_score], device=self._device)
+        *totals, self._masked_by_score = team.add_up(numbers).tolist()
+        self._counts = MaskCounts(
+            dict(zip(names, totals, strict=False)),
+            dict(zip(MASK_REASONS, totals[len(names) :], strict=True)),
+        )
 
     def _share(self, embedding_MD: Tensor, rows: slice) -> Tensor:
         num_rows = self._mask.num_rows

@@ -35,6 +35,7 @@ from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
+from model.training.team import Team
 
 WEIGHTS = "weights."
 CHECKPOINTS_KEPT = 2
@@ -83,37 +84,48 @@ def train(
         max_steps=settings.max_steps,
         seed=settings.seed,
     )
-    plan = BatchPlan(sources, steps_of, settings, encoder, checkpoint_folder / "tokens")
-    trainer = Trainer(encoder, plan, settings, checkpoint_folder)
+    team = Team()
+    tokens = checkpoint_folder / ("tokens" if team.leads else f"tokens-{team.rank}")
+    plan = BatchPlan(sources, steps_of, settings, encoder, tokens)
+    trainer = Trainer(encoder, plan, settings, checkpoint_folder, team)
     done, log_bytes = trainer.resume()
     progress = Progress(settings.max_steps)
-    with StepLog(log_path, log_bytes) as log, sigterm_flag() as stop:
+    own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
+    with StepLog(own_log, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
         for step in range(done + 1, settings.max_steps + 1):
             record = trainer.step(step)
             log.append(record)
-            progress.show(record)
+            if team.leads:
+                progress.show(record)
             if on_step is not None:
                 on_step(record)
             is_last = step == settings.max_steps
-            if is_last or stop.is_set() or step % settings.checkpoint_every_steps == 0:
+            is_stopped = team.any(stop.is_set())
+            if is_last or is_stopped or step % settings.checkpoint_every_steps == 0:
                 trainer.save(step, log.sync())
-            if stop.is_set() and not is_last:
+            if is_stopped and not is_last:
                 raise TrainingStoppedError(f"stopped by SIGTERM after step {step}, state saved")
     encoder.eval()
-    return summarise(read_records(log_path))
+    return summarise(read_records(own_log))
 
 
 class Trainer:
     """One optimiser step at a time, and its state on disk."""
 
     def __init__(
-        self, encoder: Encoder, plan: BatchPlan, settings: TrainSettings, folder: Path
+        self,
+        encoder: Encoder,
+        plan: BatchPlan,
+        settings: TrainSettings,
+        folder: Path,
+        team: Team,
     ) -> None:
         """Prepare the optimiser; the encoder is switched to training mode."""
         self._encoder = encoder.train()
         self._plan = plan
         self._settings = settings
         self._folder = folder
+        self._team = team
         self._sizes = matryoshka_sizes(encoder.embedding_size, settings.matryoshka_dims)
         self._parameters = [p for p in encoder.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -140,9 +152,15 @@ class Trainer:
             use_student_margin=step >= self._settings.margin_from_step,
         )
         lengths = [len(item.ids) for item in batch.items]
-        parts = token_budget_batches(
-            lengths, self._settings.micro_batch_tokens, is_packed=self._encoder.is_packed
-        )
+        own = self._team.texts(lengths)
+        parts = [
+            [own[place] for place in part]
+            for part in token_budget_batches(
+                [lengths[text] for text in own],
+                self._settings.micro_batch_tokens,
+                is_packed=self._encoder.is_packed,
+            )
+        ]
         is_cached = len(parts) > 1
         loss, norm = self._backward(batch, parts, objective, is_cached=is_cached)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -192,7 +210,8 @@ class Trainer:
             with torch.autocast(device, torch.bfloat16, enabled=is_bf16):
                 return self._encoder.embed(items)
 
-        loss = backward(embed, parts, objective.shares)
+        loss = backward(embed, parts, len(batch.items), objective.shares, self._team)
+        self._team.add_up_gradients(self._parameters)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
         return loss.item(), norm.item()
 
@@ -201,7 +220,9 @@ class Trainer:
     ) -> None:
         file = self._folder / "diverged.json"
         rows = {"step": step, "source": source, "ids": batch.row_ids}
-        file.write_text(json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        if self._team.leads:
+            text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
+            file.write_text(text, encoding="utf-8")
         raise NonFiniteLossError(
             f"step {step}: loss {loss}, gradient norm {norm} on a batch of source {source!r}, "
             f"first rows {', '.join(batch.row_ids[:3])} (all in {file}): lower the learning rate, "
@@ -209,7 +230,10 @@ class Trainer:
         )
 
     def save(self, step: int, log_bytes: int) -> None:
-        """Write a checkpoint of the state after `step`."""
+        """Write a checkpoint of the state after `step`, the same on every process."""
+        if not self._team.leads:
+            self._team.wait()
+            return
         weights = {WEIGHTS + name: tensor for name, tensor in self._encoder.state_dict().items()}
         save_checkpoint(
             self._folder / "steps",
@@ -218,6 +242,7 @@ class Trainer:
             state={"log_bytes": log_bytes, "training": self._fingerprint()},
             keep=CHECKPOINTS_KEPT,
         )
+        self._team.wait()
 
     def resume(self) -> tuple[int, int]:
         """Load the last checkpoint; steps done and bytes of the log then, (0, 0) without one.

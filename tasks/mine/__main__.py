@@ -12,7 +12,7 @@ from model.encoder import Encoder
 from model.mining import HardNegatives, mine_hard_negatives, pair_scores, positive_cap, top_k
 from tasks.compute import use_compute
 from tasks.mine.texts import MiningTexts, Ragged
-from tasks.params import Params
+from tasks.params import Mine, Params
 from tasks.prompts import query_prompt
 from tasks.records import EXAMPLE_SCHEMA, read_table, write_table
 from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
@@ -41,7 +41,7 @@ def mine(params: Params) -> None:
     """
     device = use_compute(params.compute)
     examples = read_mined_sources(params)
-    corpus = read_table(ARTIFACTS / "ingest" / "documents", ["title", "text"])
+    corpus = draw_corpus(params)
     prompts = {
         task: query_prompt(params.prompts, task) for task in examples["task"].unique().to_pylist()
     }
@@ -60,6 +60,17 @@ def mine(params: Params) -> None:
         write_table(table, folder / "examples", shard_rows=params.ingest.shard_rows)
         write_json(folder / "metrics.json", metrics)
     logger.info("mined %d negatives for %d rows", metrics["negatives_mined"], len(table))
+
+
+def draw_corpus(params: Params) -> pa.Table:
+    """Titles and texts of the documents that are candidates, in their order."""
+    corpus = read_table(ARTIFACTS / "ingest" / "documents", ["title", "text"])
+    wanted = params.mine.max_documents
+    if wanted is None or wanted >= len(corpus):
+        return corpus
+    logger.info("%d of %d documents are candidates (mine.max_documents)", wanted, len(corpus))
+    drawn = np.random.default_rng(params.mine.seed).permutation(len(corpus))[:wanted]
+    return corpus.take(pa.array(np.sort(drawn)))
 
 
 def read_mined_sources(params: Params) -> pa.Table:
@@ -95,9 +106,7 @@ def fill_negatives(
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The rows with explicit negatives first, then mined ones, all scored; and the metrics."""
     settings = params.mine
-    query_QD, document_ND = encode(
-        encoder, texts, settings.batch_tokens, params.pretrain.training.precision
-    )
+    query_QD, document_ND = encode(encoder, texts, settings, params.pretrain.training.precision)
     scores_QK, index_QK = top_k(query_QD, document_ND[: texts.num_candidates], settings.top_k)
     query_of_R = torch.from_numpy(texts.query_of_row)
     query_RD = query_QD.cpu()[query_of_R]
@@ -130,19 +139,21 @@ def fill_negatives(
 
 
 def encode(
-    encoder: Encoder, texts: MiningTexts, batch_tokens: int, precision: Literal["bf16", "fp32"]
+    encoder: Encoder, texts: MiningTexts, settings: Mine, precision: Literal["bf16", "fp32"]
 ) -> tuple[Tensor, Tensor]:
     """Vectors of queries, prompts before them, on the encoder's device; of documents on the CPU."""
     query_QD = np.empty((len(texts.queries), encoder.embedding_size), dtype=np.float32)
+    limits: dict[str, Any] = {
+        "batch_tokens": settings.batch_tokens,
+        "max_length_tokens": settings.max_length_tokens,
+        "precision": precision,
+    }
     for prompt in sorted({prompt for prompt, _ in texts.queries}):
         numbers = [number for number, (own, _) in enumerate(texts.queries) if own == prompt]
         query_QD[numbers] = encoder.encode(
-            [texts.queries[number][1] for number in numbers],
-            prompt=prompt,
-            batch_tokens=batch_tokens,
-            precision=precision,
+            [texts.queries[number][1] for number in numbers], prompt=prompt, **limits
         )
-    document_ND = encoder.encode(texts.documents, batch_tokens=batch_tokens, precision=precision)
+    document_ND = encoder.encode(texts.documents, **limits)
     return torch.from_numpy(query_QD).to(encoder.device), torch.from_numpy(document_ND)
 
 

@@ -152,7 +152,13 @@ class Mine(Section):
     """Hard negatives kept per query."""
     max_positive_share: PositiveFloat
     """A candidate is kept only below this share of the positive's score (NV-Retriever, 0.95)."""
+    max_documents: PositiveInt | None
+    """Documents of the corpus that are candidates, drawn at random; null takes all. The positives
+    of the mined rows are candidates in any case."""
+    max_length_tokens: PositiveInt
+    """Longer texts are cut."""
     batch_tokens: PositiveInt
+    seed: NonNegativeInt
 
 
 class Variant(Section):

@@ -204,3 +204,14 @@ def test_a_missing_model_is_told(run: Stage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "copytree", lambda *_: None)
     with pytest.raises(StageError, match="mining with artifacts/pretrain/model failed"):
         run([example("Что?", "То.")], [])
+
+
+def test_a_bounded_corpus_still_holds_every_positive(run: Stage, pico_texts: list[str]):
+    examples = [example(f"вопрос {number}", text) for number, text in enumerate(pico_texts[:4])]
+    documents = [document(text) for text in pico_texts]
+    rows, _ = run(examples, documents, max_documents=2, negatives=50)
+    mined = {text for row in rows for text in row["negatives"]}
+    assert mined >= set(pico_texts[:4]) - {rows[0]["positives"][0]}
+    assert len(mined) <= 4 + 2
+    again, _ = run(examples, documents, max_documents=2, negatives=50)
+    assert again == rows

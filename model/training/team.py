@@ -1,0 +1,100 @@
+"""Several processes, one batch: each embeds a share of the texts and scores a share of the rows.
+
+Every process knows the whole batch, since drawing it is deterministic, so only numbers travel:
+embeddings, their gradient, and the gradient of the weights, each added up over the processes. No
+collective is part of a graph, and masks, Matryoshka sizes and GradCache need not know that there
+are others: loss and gradient are those of one process with the whole batch.
+
+Shape letters: M = texts of the batch, D = embedding size.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+FLAT_NUMBERS = 64 * 1024 * 1024
+"""Numbers of gradient that are added up in one message."""
+
+
+class Team:
+    """The processes of a training; without torch.distributed a team of one."""
+
+    def __init__(self) -> None:
+        """Find out who and how many; `torch.distributed` is initialised by the caller."""
+        is_alone = not (dist.is_available() and dist.is_initialized())
+        self.rank = 0 if is_alone else dist.get_rank()
+        self.size = 1 if is_alone else dist.get_world_size()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.rank == 0
+
+    def texts(self, lengths: Sequence[int]) -> list[int]:
+        """Texts of this process, rising; longest texts are dealt out first, back and forth.
+
+        Raises:
+            ValueError: There are fewer texts than processes.
+        """
+        order = sorted(range(len(lengths)), key=lambda text: (-lengths[text], text))
+        round_trip = [*range(self.size), *reversed(range(self.size))]
+        mine = [
+            text
+            for place, text in enumerate(order)
+            if round_trip[place % len(round_trip)] == self.rank
+        ]
+        if not mine:
+            raise ValueError(
+                f"a batch of {len(lengths)} texts leaves none for process {self.rank} of "
+                f"{self.size}: use fewer processes, or a larger batch_size"
+            )
+        return sorted(mine)
+
+    def gather(self, embedding: Tensor, texts: Sequence[int], num_texts: int) -> Tensor:
+        """Embeddings (M, D) of all texts, from those of this process, without a graph."""
+        if self.size == 1:
+            return embedding.detach()
+        every_MD = embedding.new_zeros((num_texts, embedding.shape[1]))
+        every_MD[torch.tensor(texts, device=embedding.device)] = embedding.detach()
+        return self.add_up(every_MD)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """Sum over the processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def add_up_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum the gradients of all parameters; a process without texts adds zeros."""
+        if self.size == 1:
+            return
+        bucket: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            bucket.append(parameter.grad)
+            if sum(gradient.numel() for gradient in bucket) >= FLAT_NUMBERS:
+                self._add_up_flat(bucket)
+                bucket = []
+        if bucket:
+            self._add_up_flat(bucket)
+
+    def _add_up_flat(self, gradients: list[Tensor]) -> None:
+        flat = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        if self.size == 1:
+            return flag
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return bool(self.add_up(torch.tensor(int(flag), device=device)).item())
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.size > 1:
+            dist.barrier()

@@ -1,0 +1,135 @@
+"""One process of a team: loss and gradient of many batches, written by the leading one."""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from model.encoder import Encoder
+from model.losses.presets import PRESETS
+from model.tokenization import token_budget_batches
+from model.training.batches import Batch, BatchPlan
+from model.training.grad_cache import cached_backward, plain_backward
+from model.training.objective import objective_of
+from model.training.settings import TrainingSource, TrainSettings
+from model.training.team import Team
+
+WORDS = [*"самовар чай озеро река гора лес".split(), *"поезд дом кот печь снег".split()]  # noqa: SIM905 - a list to be read
+ROWS = 11
+
+
+class Case(NamedTuple):
+    """What a loss and its gradient are computed of."""
+
+    task: str
+    loss: str
+    negatives: int
+    cached: bool
+    sizes: tuple[int, ...]
+    seed: int
+
+
+def cases() -> Iterator[Case]:
+    """Every loss with 0, 1 and 7 negatives, by both backward passes, with Matryoshka sizes."""
+    for loss, negatives, cached in itertools.product(PRESETS, (0, 1, 7), (False, True)):
+        yield Case("retrieval", loss, negatives, cached, (32, 8), seed=len(loss) + negatives)
+    for task, cached in itertools.product(("classification", "sts"), (False, True)):
+        yield Case(task, "giga", 3, cached, (32,), seed=1)
+
+
+def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
+    """Random texts of few words: equal texts are frequent, so that every mask has work."""
+    rng = np.random.default_rng(case.seed)
+
+    def text() -> str:
+        return " ".join(rng.choice(WORDS[:3] if rng.random() < 0.4 else WORDS, rng.integers(1, 6)))
+
+    fewest = 0 if case.negatives > 1 else case.negatives
+    counts = rng.integers(fewest, case.negatives + 1, ROWS)
+    table = pa.table(
+        {
+            "id": [f"row-{row}" for row in range(ROWS)],
+            "query": [text() for _ in range(ROWS)],
+            "positives": [[text() for _ in range(rng.integers(1, 3))] for _ in range(ROWS)],
+            "negatives": pa.array(
+                [[text() for _ in range(count)] for count in counts], pa.list_(pa.string())
+            ),
+            "score": pa.array(rng.random(ROWS).round(1), pa.float32()),
+        }
+    )
+    source = TrainingSource("s", case.task, "вопрос: ", "", table, 1.0)
+    settings = TrainSettings(
+        max_steps=1, batch_size=ROWS, micro_batch_tokens=60, max_length_tokens=48,
+        learning_rate=1e-3, min_learning_rate_share=0.1, warmup_steps=0, weight_decay=0.0,
+        gradient_clip_norm=1.0, loss=case.loss, temperature=0.05, hard_negatives=case.negatives,
+        margin_from_step=1, matryoshka_dims=(8,), source_temperature=1.0, precision="fp32",
+        log_every_steps=1, checkpoint_every_steps=1, seed=7,
+    )  # fmt: skip
+    return BatchPlan([source], np.zeros(1, dtype=int), settings, encoder, folder).batch(1)
+
+
+def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Counts and loss of the case, and the gradient of every weight."""
+    team = Team()
+    batch = batch_of(encoder, case, folder)
+    objective = objective_of(
+        batch,
+        is_in_batch=case.task == "retrieval",
+        loss=case.loss,
+        temperature=0.05,
+        sizes=list(case.sizes),
+        device=encoder.device,
+    )
+    lengths = [len(item.ids) for item in batch.items]
+    own = team.texts(lengths)
+    parts = [
+        [own[place] for place in part]
+        for part in token_budget_batches([lengths[text] for text in own], 60, is_packed=True)
+    ]
+    encoder.zero_grad()
+    loss = (cached_backward if case.cached else plain_backward)(
+        lambda part: encoder.embed([batch.items[text] for text in part]),
+        parts, len(batch.items), objective.shares, team,
+    )  # fmt: skip
+    team.add_up_gradients(encoder.parameters())
+    facts = {
+        "loss": loss.item(),
+        "in_batch_negatives": objective.in_batch_negatives,
+        "hard_negatives": objective.hard_negatives,
+        "masked_share": objective.masked_share,
+        "masked_by_score": objective.masked_by_score,
+    }
+    gradients = {
+        name: weight.grad.clone()
+        for name, weight in encoder.named_parameters()
+        if weight.grad is not None
+    }
+    return facts, gradients
+
+
+def measure_all(model: Path, folder: Path) -> None:
+    """Write facts.json and gradients.safetensors of all cases into `folder`."""
+    torch.set_num_threads(1)
+    encoder, team = Encoder.load(model), Team()
+    facts, gradients = [], {}
+    for number, case in enumerate(cases()):
+        found, weights = measure(encoder, case, folder / f"tokens-{team.rank}")
+        facts.append(found)
+        gradients |= {f"{number}/{name}": gradient for name, gradient in weights.items()}
+    if team.leads:
+        save_file(gradients, folder / "gradients.safetensors")
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    measure_all(Path(sys.argv[1]), Path(sys.argv[2]))
+    dist.destroy_process_group()

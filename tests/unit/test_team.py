@@ -1,0 +1,104 @@
+"""The law of several processes: loss and gradients are those of one with the whole batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flows.server import free_port
+from model.training.team import Team
+from tests.unit.team_worker import Case, cases, measure_all
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = list(cases())
+Measured = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
+
+
+def read(folder: Path) -> Measured:
+    facts = json.loads((folder / "facts.json").read_text())
+    return facts, load_file(folder / "gradients.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """One process with the whole batch."""
+    folder = tmp_path_factory.mktemp("alone")
+    measure_all(pico_folder, folder)
+    return read(folder)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def together(
+    request: pytest.FixtureRequest, pico_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Measured:
+    """Two or three processes over gloo, as torchrun starts them."""
+    folder, size = tmp_path_factory.mktemp("team"), request.param
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(size),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "tests.unit.team_worker", str(pico_folder), str(folder)]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank)})
+        for rank in range(size)
+    ]
+    assert [process.wait(240) for process in processes] == [0] * size
+    return read(folder)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: "-".join(
+    str(value) for value in CASES[number][:4]
+))  # fmt: skip
+def test_loss_and_gradients_are_those_of_one_process(
+    number: int, alone: Measured, together: Measured
+) -> None:
+    facts, gradients = alone
+    team_facts, team_gradients = together
+    assert team_facts[number] == pytest.approx(facts[number], rel=1e-5, abs=1e-6)
+    names = [name for name in gradients if name.startswith(f"{number}/")]
+    assert names
+    assert names == [name for name in team_gradients if name.startswith(f"{number}/")]
+    largest = max(gradients[name].abs().max().item() for name in names)
+    for name in names:
+        difference = (team_gradients[name] - gradients[name]).abs().max().item()
+        assert difference <= 1e-5 * max(1.0, largest), name
+
+
+def test_the_cases_mask_by_text_and_by_score(alone: Measured) -> None:
+    facts, _ = alone
+    of_qwen3 = [found for case, found in zip(CASES, facts, strict=True) if case.loss == "qwen3"]
+    assert any(found["masked_by_score"] > 0 for found in of_qwen3)
+    retrieval = [f for case, f in zip(CASES, facts, strict=True) if case.task == "retrieval"]
+    assert sum(found["masked_share"] > 0 for found in retrieval) > len(retrieval) / 2
+
+
+class _Of(Team):
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_every_text_has_one_process_and_tokens_are_spread_evenly(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths: list[Any] = torch.randint(5, 200, (97,), generator=generator).tolist()
+    shares = [_Of(rank, size).texts(lengths) for rank in range(size)]
+    assert sorted(text for share in shares for text in share) == list(range(97))
+    tokens = [sum(lengths[text] for text in share) for share in shares]
+    assert max(tokens) < 1.1 * min(tokens)
+
+
+def test_fewer_texts_than_processes_is_an_error() -> None:
+    with pytest.raises(ValueError, match="leaves none for process 2 of 3"):
+        _Of(2, 3).texts([5, 7])
+
+
+def test_a_case_is_what_its_name_says() -> None:
+    assert Case("retrieval", "giga", 0, False, (32, 8), 4) in CASES
