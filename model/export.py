@@ -1,9 +1,9 @@
 """The model folder: read by Encoder and by sentence-transformers alike.
 
-`samovar.json` holds what sentence-transformers has no place for. Pooling `mean` and `last` are its
-stock modules. `latent` is none: the file `latent_pooling.py` lies in the folder, and since 6.0
-sentence-transformers runs such a file, in a local folder too, only when its caller allows that with
-`trust_remote_code`. `Encoder.load` never runs code of a folder.
+`samovar.json` holds what sentence-transformers has no place for. Pooling `mean`, `weighted_mean` and
+`last` are its stock modules. `latent` is none: the file `latent_pooling.py` lies in the folder, and
+since 6.0 sentence-transformers runs such a file, in a local folder too, only when its caller allows
+that with `trust_remote_code`. `Encoder.load` never runs code of a folder.
 """
 
 import inspect
@@ -26,7 +26,7 @@ FORMAT = 1
 LATENT_FILE = "latent_pooling.py"
 LATENT_FOLDER = "1_LatentPooling"
 MODULES = "sentence_transformers"
-STOCK_POOLING = {"mean": "mean", "last": "lasttoken"}
+STOCK_POOLING = {"mean": "mean", "weighted_mean": "weightedmean", "last": "lasttoken"}
 
 
 @dataclass(frozen=True, kw_only=True)

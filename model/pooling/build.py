@@ -8,6 +8,7 @@ from torch import nn
 from model.pooling.last import LastPooling
 from model.pooling.latent import LatentPooling
 from model.pooling.mean import MeanPooling
+from model.pooling.weighted_mean import WeightedMeanPooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class LatentSize:
 class PoolingSettings:
     """How the token states of one text become one vector."""
 
-    kind: Literal["mean", "last", "latent"]
+    kind: Literal["mean", "weighted_mean", "last", "latent"]
     pool_prompt: bool = True
     """Whether the tokens of the instruction take part."""
     latent: LatentSize | None = None
@@ -51,10 +52,14 @@ def build_pooling(settings: PoolingSettings, hidden_size: int) -> nn.Module:
     """
     if settings.kind == "mean":
         return MeanPooling()
+    if settings.kind == "weighted_mean":
+        return WeightedMeanPooling()
     if settings.kind == "last":
         return LastPooling()
     if settings.kind != "latent":
-        raise ValueError(f"pooling {settings.kind!r} is unknown: use mean, last or latent")
+        raise ValueError(
+            f"pooling {settings.kind!r} is unknown: use mean, weighted_mean, last or latent"
+        )
     if settings.latent is None:
         raise ValueError("latent pooling needs num_latents, num_heads, head_dim and expansion")
     return LatentPooling(hidden_size, **asdict(settings.latent))

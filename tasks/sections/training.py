@@ -44,7 +44,7 @@ class Backbone(Section):
     """Commit of a hub id; must be null for the others."""
     attention: Literal["bidirectional", "causal"]
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
-    pooling: Literal["mean", "last", "latent"]
+    pooling: Literal["mean", "weighted_mean", "last", "latent"]
     num_latents: PositiveInt
     """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings)."""
     num_latent_heads: PositiveInt

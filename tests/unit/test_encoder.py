@@ -21,7 +21,7 @@ from model.tokenization import plain_tokenizer, token_budget_batches, tokenize
 PROMPT = "Найди текст, который отвечает на вопрос\nQuery:\n"
 LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
 EOS = "</s>"
-Kind = Literal["mean", "last", "latent"]
+Kind = Literal["mean", "weighted_mean", "last", "latent"]
 
 
 def with_pooling(source: Encoder, kind: Kind, *, pool_prompt: bool = True) -> Encoder:
@@ -229,7 +229,7 @@ def test_batches_keep_to_the_budget_and_hold_every_text_once(budget: int, is_pac
 
 
 @pytest.mark.parametrize("pool_prompt", [True, False])
-@pytest.mark.parametrize("kind", ["mean", "last", "latent"])
+@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent"])
 def test_sentence_transformers_gives_the_same_vectors(
     pico_encoder: Encoder,
     pico_texts: list[str],
@@ -281,7 +281,7 @@ def test_a_prompt_that_would_pool_differently_elsewhere_is_refused(
     with_pooling(pico_encoder, "last", pool_prompt=False).save(tmp_path, prompts={"q": "Query: "})
 
 
-@pytest.mark.parametrize("kind", ["mean", "last", "latent"])
+@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent"])
 def test_equal_encoders_give_equal_bytes(pico_encoder: Encoder, tmp_path: Path, kind: Kind) -> None:
     encoder = with_pooling(pico_encoder, kind)
     encoder.save(tmp_path / "a", prompts={"query": PROMPT})

@@ -106,7 +106,7 @@ def test_vectors_and_gradients_equal_those_of_the_padded_pass(
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mean", "last", "latent"])
+@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent"])
 def test_every_pooling_sees_the_same_tokens(
     kind: str, pico_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -14,7 +14,14 @@ from model.pooling.build import LatentSize, PoolingSettings, build_pooling
 from model.pooling.last import LastPooling
 from model.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
 from model.pooling.mean import MeanPooling
+from model.pooling.weighted_mean import WeightedMeanPooling
 
+KINDS = {
+    "mean": MeanPooling,
+    "weighted_mean": WeightedMeanPooling,
+    "last": LastPooling,
+    "latent": LatentPooling,
+}
 SIZE = LatentSize(num_latents=7, num_heads=3, head_dim=5, expansion=2)
 
 
@@ -32,6 +39,14 @@ def test_mean_is_the_average_of_the_masked_tokens(states_BTD: Tensor, mask_BT: T
     pooled = MeanPooling()(states_BTD, mask_BT)
     for row, states_TD in enumerate(states_BTD.double()):
         expected = states_TD[mask_BT[row].bool()].mean(dim=0)
+        np.testing.assert_allclose(pooled[row], expected, atol=1e-6)
+
+
+def test_weighted_mean_weighs_a_token_by_its_place(states_BTD: Tensor, mask_BT: Tensor) -> None:
+    pooled = WeightedMeanPooling()(states_BTD, mask_BT)
+    for row, states_TD in enumerate(states_BTD.double().numpy()):
+        places = np.flatnonzero(mask_BT[row])
+        expected = np.average(states_TD[places], axis=0, weights=places + 1)
         np.testing.assert_allclose(pooled[row], expected, atol=1e-6)
 
 
@@ -128,7 +143,7 @@ def test_the_published_latent_block_is_the_same_block(
 
 
 def test_settings_survive_json_and_choose_the_module() -> None:
-    for kind, module in (("mean", MeanPooling), ("last", LastPooling), ("latent", LatentPooling)):
+    for kind, module in tuple(KINDS.items()):
         settings = PoolingSettings(kind=kind, pool_prompt=False, latent=SIZE)
         assert PoolingSettings.from_json(settings.to_json()) == settings
         assert type(build_pooling(settings, 8)) is module
