@@ -1,8 +1,8 @@
 """The model folder: read by Encoder and by sentence-transformers alike.
 
-`samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling but
-for `latent`: the file `latent_pooling.py` lies in the folder, and since 6.0 sentence-transformers runs
-such a file, in a local folder too, only when its caller allows that with `trust_remote_code`.
+`samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling
+but for `latent`: the file `latent_pooling.py` lies in the folder, and since 6.0 it runs such a
+file, in a local folder too, only when its caller allows that with `trust_remote_code`.
 `Encoder.load` never runs code of a folder.
 """
 
