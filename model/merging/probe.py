@@ -18,7 +18,7 @@ from model.tokenization import token_budget_batches
 from model.training.batches import TokenizedSource
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import objective_of
-from model.training.settings import TrainingSource
+from model.training.settings import LossSettings, TrainingSource
 from model.training.team import Team
 
 
@@ -96,8 +96,7 @@ class Probe:
         objective = objective_of(
             batch,
             is_in_batch=source.source.is_in_batch,
-            loss=settings.loss,
-            temperature=settings.temperature,
+            loss=LossSettings(settings.loss, settings.temperature),
             sizes=[encoder.embedding_size],
             device=encoder.device,
         )

@@ -14,9 +14,12 @@ from model.losses.cosent import cosent
 from model.losses.false_negatives import likely_negatives
 from model.losses.masks import MASK_REASONS, MaskCounts, TextMask
 from model.losses.matryoshka import matryoshka_mean
+from model.losses.pearson import pearson
 from model.losses.presets import PRESETS, Preset
+from model.losses.spread_out import spread_out
 from model.losses.terms import EXPLICIT_TERMS, Term
 from model.training.batches import Batch
+from model.training.settings import LossSettings
 from model.training.team import Team
 
 ROWS_AT_ONCE = 1024
@@ -24,7 +27,10 @@ ROWS_AT_ONCE = 1024
 
 
 class GradedObjective:
-    """CoSENT at every Matryoshka size; one value for the batch, so its rows are never parted."""
+    """A loss of graded pairs at every Matryoshka size, one value for the batch.
+
+    Its rows are never parted, so one process scores them all.
+    """
 
     masked_share = 0.0
     masked_by_score = 0.0
@@ -32,11 +38,11 @@ class GradedObjective:
     hard_negatives = 0.0
 
     def __init__(
-        self, batch: Batch, *, temperature: float, sizes: list[int], device: torch.device
+        self, batch: Batch, loss: LossSettings, *, sizes: list[int], device: torch.device
     ) -> None:
         assert batch.scores is not None  # noqa: S101 - the caller chose by it
         self._score_B = torch.from_numpy(batch.scores).to(device)
-        self._temperature = temperature
+        self._loss = loss
         self._sizes = sizes
 
     def shares(self, embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
@@ -46,9 +52,10 @@ class GradedObjective:
         num_rows = len(self._score_B)
 
         def graded(prefix_MD: Tensor) -> Tensor:
-            return cosent(
-                prefix_MD[:num_rows], prefix_MD[num_rows:], self._score_B, self._temperature
-            )
+            pair = prefix_MD[:num_rows], prefix_MD[num_rows:]
+            if self._loss.graded == "pearson":
+                return pearson(*pair, self._score_B)
+            return cosent(*pair, self._score_B, self._loss.temperature)
 
         yield matryoshka_mean(graded, embedding_MD, self._sizes)
 
@@ -64,14 +71,15 @@ class ContrastiveObjective:
         self,
         batch: Batch,
         preset: Preset,
+        loss: LossSettings,
         *,
-        temperature: float,
         sizes: list[int],
         use_student_margin: bool,
         device: torch.device,
     ) -> None:
         self._mask = TextMask(batch.texts)
-        self._settings = replace(preset.loss, temperature=temperature)
+        self._settings = replace(preset.loss, temperature=loss.temperature, hardness=loss.hardness)
+        self._spread_out = loss.spread_out
         self._margin = preset.student_margin if use_student_margin else None
         self._sizes = sizes
         self._device = device
@@ -111,7 +119,11 @@ class ContrastiveObjective:
             cut = Similarities(prefix_MD[:num_rows], prefix_MD[num_rows:], rows)
             return contrastive_loss(cut, allowed, self._settings)
 
-        return matryoshka_mean(of_rows, embedding_MD, self._sizes) / num_rows
+        total = matryoshka_mean(of_rows, embedding_MD, self._sizes)
+        if self._spread_out:
+            positive_BD = full.document_ND[:num_rows]
+            total = total + self._spread_out * spread_out(full.query_BD, positive_BD, rows)
+        return total / num_rows
 
     def _allowed(self, terms: tuple[Term, ...], full: Similarities) -> dict[Term, Tensor]:
         allowed: dict[Term, Tensor] = {
@@ -154,27 +166,26 @@ class ContrastiveObjective:
 Objective = GradedObjective | ContrastiveObjective
 
 
-def objective_of(  # noqa: PLR0913 - what a loss is made of
+def objective_of(
     batch: Batch,
     *,
     is_in_batch: bool,
-    loss: str,
-    temperature: float,
+    loss: LossSettings,
     sizes: list[int],
     device: torch.device,
     use_student_margin: bool = True,
 ) -> Objective:
-    """CoSENT for a graded batch, the preset `loss` for any other.
+    """The graded loss for a batch with scores, the preset for any other.
 
     A task whose other rows are no safe negatives (`is_in_batch` false: classes and clusters) is
     set against its own hard negatives alone, whatever the preset.
     """
     if batch.scores is not None:
-        return GradedObjective(batch, temperature=temperature, sizes=sizes, device=device)
+        return GradedObjective(batch, loss, sizes=sizes, device=device)
     return ContrastiveObjective(
         batch,
-        PRESETS[loss if is_in_batch else "nv-embed-2"],
-        temperature=temperature,
+        PRESETS[loss.name if is_in_batch else "nv-embed-2"],
+        loss,
         sizes=sizes,
         use_student_margin=use_student_margin,
         device=device,

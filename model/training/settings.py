@@ -1,15 +1,33 @@
 """The numbers of one contrastive training, as plain values."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pyarrow as pa
+
+from model.losses.terms import Term
 
 IN_BATCH_TASKS = frozenset({"retrieval", "nli", "bitext"})
 """Tasks whose other documents are safe negatives; texts of one class or cluster are not."""
 GRADED_TASKS = frozenset({"sts"})
 """Tasks trained on the order of their scores instead of on negatives."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What a batch is scored by."""
+
+    name: str
+    """Preset of `model.losses.presets`, for rows that are not graded."""
+    temperature: float
+    """Divides the cosine, of contrastive losses and CoSENT alike."""
+    graded: Literal["cosent", "pearson"] = "cosent"
+    """Loss of rows with a similarity score."""
+    hardness: Mapping[Term, float] = field(default_factory=dict)
+    """Factor on the untempered cosine added to the logits of a term."""
+    spread_out: float = 0.0
+    """Weight of the spread-out regulariser; 0 leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,6 @@ class TrainSettings:
     loss: str
     """Name of a preset of `model.losses.presets`."""
     temperature: float
-    """Divides the cosine, of contrastive losses and CoSENT alike."""
     hard_negatives: int
     """Explicit negatives per query; a row with fewer gives what it has."""
     margin_from_step: int
@@ -45,6 +62,16 @@ class TrainSettings:
     """Steps averaged into one row of the curves."""
     checkpoint_every_steps: int
     seed: int
+    graded_loss: Literal["cosent", "pearson"] = "cosent"
+    hardness: Mapping[Term, float] = field(default_factory=dict)
+    spread_out: float = 0.0
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        """What a batch is scored by."""
+        return LossSettings(
+            self.loss, self.temperature, self.graded_loss, self.hardness, self.spread_out
+        )
 
 
 @dataclass(frozen=True)

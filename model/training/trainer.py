@@ -145,8 +145,7 @@ class Trainer:
         objective = objective_of(
             batch,
             is_in_batch=source.is_in_batch,
-            loss=self._settings.loss,
-            temperature=self._settings.temperature,
+            loss=self._settings.loss_settings,
             sizes=self._sizes,
             device=self._encoder.device,
             use_student_margin=step >= self._settings.margin_from_step,

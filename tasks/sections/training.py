@@ -108,6 +108,14 @@ class Training(Section):
     gradient_clip_norm: PositiveFloat
     loss: Literal["giga", "gemini", "qwen3", "nv-embed-1", "nv-embed-2", "gecko", "f2llm"]
     """Published contrastive loss; classes and clusters use their own hard negatives alone."""
+    graded_loss: Literal["cosent", "pearson"] = "cosent"
+    """Loss of rows with a similarity score: order of the scores, or linear correlation."""
+    hardness: dict[
+        Literal["own_negatives", "other_positives", "other_negatives"], NonNegativeFloat
+    ] = Field(default_factory=dict)
+    """Factor on the untempered cosine that is added to the logits of these terms."""
+    spread_out: NonNegativeFloat = 0.0
+    """Weight of the spread-out regulariser (EmbeddingGemma)."""
     temperature: PositiveFloat
     """Divides the cosine."""
     hard_negatives: NonNegativeInt

@@ -19,7 +19,7 @@ from model.tokenization import token_budget_batches
 from model.training.batches import Batch, BatchPlan
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import objective_of
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import LossSettings, TrainingSource, TrainSettings
 from model.training.team import Team
 
 WORDS = [*"самовар чай озеро река гора лес".split(), *"поезд дом кот печь снег".split()]  # noqa: SIM905 - a list to be read
@@ -83,8 +83,7 @@ def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str,
     objective = objective_of(
         batch,
         is_in_batch=case.task == "retrieval",
-        loss=case.loss,
-        temperature=0.05,
+        loss=LossSettings(case.loss, 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5),
         sizes=list(case.sizes),
         device=encoder.device,
     )

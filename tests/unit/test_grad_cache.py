@@ -17,7 +17,7 @@ from model.training import objective
 from model.training.batches import Batch, BatchPlan
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import objective_of
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import LossSettings, TrainingSource, TrainSettings
 from model.training.team import Team
 
 SETTINGS = TrainSettings(
@@ -70,8 +70,7 @@ def gradients(
     made = objective_of(
         batch,
         is_in_batch=is_in_batch,
-        loss=loss,
-        temperature=0.05,
+        loss=LossSettings(loss, 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5),
         sizes=[32, 8],
         device=encoder.device,
     )
@@ -150,8 +149,7 @@ def test_gradients_are_added_to_those_that_are_there(
     made = objective_of(
         batch,
         is_in_batch=True,
-        loss="giga",
-        temperature=0.05,
+        loss=LossSettings("giga", 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5),
         sizes=[32, 8],
         device=pico_encoder.device,
     )
