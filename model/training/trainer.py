@@ -39,6 +39,8 @@ from model.training.team import Team
 
 WEIGHTS = "weights."
 CHECKPOINTS_KEPT = 2
+FEWEST_TOKENS = 256
+"""Micro-batches are not halved below this."""
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +128,7 @@ class Trainer:
         self._settings = settings
         self._folder = folder
         self._team = team
+        self._micro_batch_tokens = settings.micro_batch_tokens
         self._sizes = matryoshka_sizes(encoder.embedding_size, settings.matryoshka_dims)
         self._parameters = [p for p in encoder.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -137,9 +140,30 @@ class Trainer:
     def step(self, step: int) -> StepRecord:
         """Take optimiser step `step`, counted from 1, and tell what happened.
 
+        A step that does not fit the device's memory is taken again with micro-batches of half the
+        tokens, and so are all that follow.
+
         Raises:
             NonFiniteLossError: Before the weights are touched.
+            torch.OutOfMemoryError: Even micro-batches of `FEWEST_TOKENS` do not fit, or several
+                processes would have to agree on smaller ones.
         """
+        while True:
+            try:
+                return self._step(step)
+            except torch.OutOfMemoryError:
+                if self._team.size > 1 or self._micro_batch_tokens < 2 * FEWEST_TOKENS:
+                    raise
+                self._micro_batch_tokens //= 2
+                logger.warning(
+                    "step %d: out of memory; going on with micro-batches of %d tokens, set "
+                    "micro_batch_tokens to that to save the attempt",
+                    *(step, self._micro_batch_tokens),
+                )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _step(self, step: int) -> StepRecord:
         rate = self._begin(step)
         source, batch = self._plan.source_of(step), self._plan.batch(step)
         objective = objective_of(
@@ -156,7 +180,7 @@ class Trainer:
             [own[place] for place in part]
             for part in token_budget_batches(
                 [lengths[text] for text in own],
-                self._settings.micro_batch_tokens,
+                self._micro_batch_tokens,
                 is_packed=self._encoder.is_packed,
             )
         ]
@@ -238,7 +262,11 @@ class Trainer:
             self._folder / "steps",
             step=step,
             tensors=weights | optimizer_tensors(self._optimizer),
-            state={"log_bytes": log_bytes, "training": self._fingerprint()},
+            state={
+                "log_bytes": log_bytes,
+                "micro_batch_tokens": self._micro_batch_tokens,
+                "training": self._fingerprint(),
+            },
             keep=CHECKPOINTS_KEPT,
         )
         self._team.wait()
@@ -264,6 +292,7 @@ class Trainer:
         }
         self._encoder.load_state_dict(weights)
         restore_optimizer(self._optimizer, checkpoint.tensors)
+        self._micro_batch_tokens = int(checkpoint.state["micro_batch_tokens"])
         logger.info("resumed after step %d of %d", checkpoint.step, self._settings.max_steps)
         return checkpoint.step, int(checkpoint.state["log_bytes"])
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_latest
-from model.encoder import Encoder
+from model.encoder import Encoder, TokenizedText
+from model.training import trainer
 from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import StepRecord, read_records, summarise, write_curves
@@ -107,6 +109,73 @@ def test_a_batch_over_the_token_budget_is_grad_cached_and_trains_the_same(
         assert {record.is_grad_cached for record in records} == {tokens == 150}
         losses.append([record.loss for record in records])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def with_memory_for(encoder: Encoder, tokens: int, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    """The encoder on a device that holds no larger micro-batch."""
+    embed = encoder.embed
+
+    def embed_if_it_fits(items: list[TokenizedText]) -> Tensor:
+        if sum(len(item.ids) for item in items) > tokens:
+            raise torch.OutOfMemoryError("simulated")
+        return embed(items)
+
+    monkeypatch.setattr(encoder, "embed", embed_if_it_fits)
+    return encoder
+
+
+def test_a_step_that_does_not_fit_is_taken_again_in_halves(
+    pico_folder: Path,
+    sources: list[TrainingSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(trainer, "FEWEST_TOKENS", 50)
+    settings = dataclasses.replace(SETTINGS, micro_batch_tokens=800)
+    run(Encoder.load(pico_folder), sources, tmp_path / "roomy", settings)
+    small = with_memory_for(Encoder.load(pico_folder), 210, monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        run(small, sources, tmp_path / "small", settings)
+    assert "going on with micro-batches of 200 tokens" in caplog.messages[-1]
+    assert len(caplog.messages) == 2
+    roomy, halved = (
+        [record.loss for record in read_records(tmp_path / name / "training.jsonl")]
+        for name in ("roomy", "small")
+    )
+    assert halved == pytest.approx(roomy, rel=2e-3)
+
+
+def test_the_halved_size_outlives_an_interruption(
+    pico_folder: Path,
+    sources: list[TrainingSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(trainer, "FEWEST_TOKENS", 50)
+    settings = dataclasses.replace(SETTINGS, micro_batch_tokens=800)
+
+    def stop_at_five(record: StepRecord) -> None:
+        if record.step == 5:
+            raise InterruptedError
+
+    small = with_memory_for(Encoder.load(pico_folder), 210, monkeypatch)
+    with pytest.raises(InterruptedError):
+        run(small, sources, tmp_path, settings, on_step=stop_at_five)
+    caplog.clear()
+    run(with_memory_for(Encoder.load(pico_folder), 210, monkeypatch), sources, tmp_path, settings)
+    assert not [message for message in caplog.messages if "out of memory" in message]
+
+
+def test_a_step_that_fits_in_no_size_fails(
+    pico_folder: Path,
+    sources: list[TrainingSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        run(with_memory_for(Encoder.load(pico_folder), 5, monkeypatch), sources, tmp_path)
 
 
 def run(
@@ -261,7 +330,7 @@ import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 import torch
-from model.encoder import Encoder
+from model.encoder import Encoder, TokenizedText
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.trainer import train
 
