@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from model.encoder import Encoder
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
+from model.training.team import Team
 from model.training.trainer import train
 from tasks.checkpoint_key import checkpoint_key
 from tasks.compute import use_compute
@@ -23,6 +25,7 @@ from tasks.prompts import document_prompt, query_prompt
 from tasks.records import read_table
 from tasks.sections.training import Prompts, Training
 from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, write_json
+from tasks.team import joined_team
 
 INGESTED = ARTIFACTS / "ingest" / "examples"
 SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
@@ -61,7 +64,11 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
     Raises:
         StageError: A source cannot be trained on, the base model is missing, or training diverged.
     """
-    device = use_compute(params.compute)
+    with joined_team(params.compute, use_compute(params.compute)) as (team, device):
+        _train(params, stage, team, device)
+
+
+def _train(params: Params, stage: ContrastiveStage, team: Team, device: torch.device) -> None:
     sources = load_sources(params.prompts, stage)
     warn_about_small_sources(sources, stage.training.batch_size)
     work = CHECKPOINTS / stage.name / _key(params, stage)
@@ -82,6 +89,8 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
         sys.exit(TERMINATED)
     except ValueError as error:
         raise StageError(str(error)) from error
+    if not team.leads:
+        sys.exit(0)
     with atomic_folder(stage.output) as folder:
         encoder.save(folder / "model")
         shutil.copyfile(log, folder / "training.jsonl")

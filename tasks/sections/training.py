@@ -213,3 +213,6 @@ class Compute(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: PositiveInt
     """CPU threads of torch in each stage."""
+    processes: PositiveInt = 1
+    """Processes of each contrastive training, one per GPU; the result is the same but for
+    rounding."""
