@@ -201,7 +201,7 @@ def test_sts_is_the_rank_correlation_of_the_cosines(tmp_path, instructions):
     rung = RecordingRung()
     task = local_task(write_sts(tmp_path / "Sts"), "RuSTSBenchmarkSTS", 42)
     result = run_task(task, embed(rung, instructions))
-    prefix = "Instruct: Найди текст с тем же смыслом\nQuery: "
+    prefix = "смысл: "
     rows = pq.read_table(tmp_path / "Sts" / "default" / "test.parquet").to_pydict()
     first, second = (
         rung.vectors.encode([prefix + text for text in rows[column]])
@@ -230,7 +230,7 @@ def test_documents_stay_bare_and_queries_carry_the_instruction(tmp_path, instruc
     rung = RecordingRung()
     task = local_task(write_retrieval(tmp_path / "Retrieval"), "RiaNewsRetrieval", 42)
     run_task(task, embed(rung, instructions))
-    prefix = "Instruct: Найди текст, который отвечает на запрос\nQuery: "
+    prefix = "вопрос: "
     assert {("Чем" in text, asked) for asked, text in rung.asked} == {(True, prefix), (False, "")}
 
 
@@ -238,7 +238,7 @@ def test_a_task_of_its_own_instruction_does_not_take_that_of_its_type(tmp_path, 
     evaluate = params.evaluate.model_copy(update={"task_prompts": {"Cities": "Определи город"}})
     instructions = Instructions.of(params.model_copy(update={"evaluate": evaluate}))
     task = local_task(write_classification(tmp_path / "Cities"), CLASSIFICATION, 42)
-    assert instructions.prefix(task.metadata, None) == "Instruct: Определи город\nQuery: "
+    assert instructions.prefix(task.metadata, None) == "Определи город: "
 
 
 def test_an_empty_instruction_leaves_the_texts_bare(tmp_path, params):
@@ -300,7 +300,9 @@ def test_the_totals_are_means_over_tasks_and_over_types(run_folder, params):
     scores = read_json(run_folder / "artifacts/evaluate/backbone/scores.json")
     metrics = read_json(run_folder / "artifacts/evaluate/backbone/metrics.json")
     assert scores["mean"] == pytest.approx(np.mean(list(scores["tasks"].values())), abs=1e-6)
-    assert scores["mean_by_type"] == pytest.approx(np.mean(list(scores["by_type"].values())))
+    assert scores["mean_by_type"] == pytest.approx(
+        np.mean(list(scores["by_type"].values())), abs=1e-6
+    )
     assert scores["types"] == {"Retrieval": "Retrieval", "Sts": "STS", "Cities": "Classification"}
     assert metrics == {**scores["tasks"], "mean": scores["mean"]}
 
