@@ -14,8 +14,6 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from model.encoder import Encoder
 from model.pooling.build import PoolingSettings
 
-torch.set_num_threads(1)  # more only wait for each other on tensors this small
-
 PICO_TEXTS = [
     "Самовар стоит на столе.",
     "Байкал — самое глубокое озеро на Земле.",
@@ -30,6 +28,15 @@ PICO_TEXTS = [
     "Эльбрус выше Казбека.",
     "Да.",
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """More only wait for each other on tensors this small, and the number decides the last bits.
+
+    Set before every test, since a stage that runs in this process sets its own.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -330,7 +330,7 @@ import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 import torch
-from model.encoder import Encoder, TokenizedText
+from model.encoder import Encoder
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.trainer import train
 
