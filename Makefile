@@ -57,7 +57,7 @@ lint: setup  ## ruff, basedpyright, import-linter
 	lint-imports
 
 bench: setup  ## Speed and memory against the peers, as ratios of one run
-	for script in tests/benchmark/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	for script in tests/benchmark/bench_*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 ui: setup  ## Open the Prefect UI of the local runs
 	$(RUN) flows.ui
