@@ -91,8 +91,29 @@ class Team:
         """Whether the flag is set on any process."""
         if self.size == 1:
             return flag
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        return bool(self.add_up(torch.tensor(int(flag), device=device)).item())
+        return bool(self.add_up(torch.tensor(int(flag), device=self._device)).item())
+
+    def check_same(self, number: int, what: str) -> None:
+        """Make sure that every process has this number.
+
+        Raises:
+            ValueError: On every process alike, when they differ.
+        """
+        own = torch.tensor([number, -number], device=self._device)
+        if self.size > 1:
+            dist.all_reduce(own, dist.ReduceOp.MAX)
+        largest, smallest = own[0].item(), -own[1].item()
+        if largest != smallest:
+            raise ValueError(
+                f"the processes of this training disagree on {what}: {smallest} and {largest}; "
+                "remove the checkpoints of the stage below .samovar/checkpoints and run it again"
+            )
+
+    @property
+    def _device(self) -> str:
+        """Where tensors that are added up must lie."""
+        is_nccl = self.size > 1 and dist.get_backend() == "nccl"
+        return "cuda" if is_nccl else "cpu"
 
     def wait(self) -> None:
         """Return when every process has come here."""

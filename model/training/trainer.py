@@ -91,6 +91,7 @@ def train(
     plan = BatchPlan(sources, steps_of, settings, encoder, tokens)
     trainer = Trainer(encoder, plan, settings, checkpoint_folder, team)
     done, log_bytes = trainer.resume()
+    team.check_same(done, "the steps already done")
     progress = Progress(settings.max_steps)
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
     with StepLog(own_log, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:

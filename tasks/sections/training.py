@@ -98,7 +98,7 @@ class Training(Section):
     batch_size: Annotated[int, Field(ge=2)]
     """Queries per optimiser step, all of one source."""
     micro_batch_tokens: PositiveInt
-    """Tokens, padding included, per forward pass; a larger batch takes GradCache's second pass."""
+    """Tokens per forward pass; a larger batch takes GradCache's second pass."""
     max_length_tokens: PositiveInt
     learning_rate: PositiveFloat
     min_learning_rate_share: Share

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,38 @@ def test_two_processes_write_what_one_writes(pico_folder: Path, tmp_path: Path) 
     )
     for name, tensor in weights.items():
         torch.testing.assert_close(team_weights[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_a_killed_team_goes_on_to_the_same_steps(pico_folder: Path, tmp_path: Path) -> None:
+    logs = []
+    for name in ("whole", "cut"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_workspace(folder, pico_folder, max_steps=40, checkpoint_every_steps=5)
+        set_processes(folder, 2)
+        process = start(folder)
+        if name == "cut":
+            kill_after(12, folder, process)
+            process = start(folder)
+        _, output = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+        logs.append((folder / "artifacts" / "pretrain" / "training.jsonl").read_bytes())
+    assert "resumed after step" in output
+    assert logs[0] == logs[1]
+
+
+def kill_after(lines: int, folder: Path, process: subprocess.Popen[str]) -> None:
+    """SIGKILL the leading process once its log holds this many lines."""
+    deadline, tick = time.monotonic() + 100, threading.Event()
+    while process.poll() is None and time.monotonic() < deadline:
+        logs = list((folder / ".samovar" / "checkpoints").glob("pretrain/*/training.jsonl"))
+        if logs and logs[0].read_bytes().count(b"\n") >= lines:
+            process.kill()
+            break
+        tick.wait(0.002)
+    assert process.wait(60) == -signal.SIGKILL
+    assert process.stderr is not None
+    process.stderr.close()
 
 
 @pytest.mark.parametrize("victim", ["leader", "other"])
