@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from model.export import load_parts, save_parts
 from model.packing import PACKED, can_pack, pack, run_packed
 from model.pooling.build import PoolingSettings, build_pooling
+from model.precision import Precision, decoder_autocast
 from model.tokenization import (
     TokenizedText,
     check_prompt_ends,
@@ -146,7 +146,7 @@ class Encoder(nn.Module):
         prompt: str = "",
         batch_tokens: int,
         max_length_tokens: int | None = None,
-        precision: Literal["bf16", "fp32"] = "fp32",
+        precision: Precision = "fp32",
     ) -> np.ndarray:
         """Vectors of many texts, in their order.
 
@@ -189,8 +189,8 @@ class Encoder(nn.Module):
             items += self.tokenize(chunk, prompts=prompts, max_length_tokens=max_length_tokens)
         return items
 
-    def _encode_batch(self, items: list[TokenizedText], precision: str) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    def _encode_batch(self, items: list[TokenizedText], precision: Precision) -> Tensor:
+        with decoder_autocast(self.device, precision):
             return self.embed(items).cpu()
 
     def save(self, folder: Path, *, prompts: dict[str, str] | None = None) -> None:

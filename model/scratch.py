@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
+from model.precision import Precision, decoder_autocast
 from model.training.schedule import learning_rate_at
 
 PAD, EOS = "<pad>", "<eos>"
@@ -55,6 +56,7 @@ class CausalTraining:
     learning_rate: float
     warmup_steps: int
     weight_decay: float
+    precision: Precision
     seed: int
 
 
@@ -157,7 +159,7 @@ def train_decoder(
 ) -> tuple[PreTrainedModel, list[CurvePoint]]:
     """Train on next-token prediction; return the decoder without its head, and the curve.
 
-    AdamW, warm-up and cosine decay to zero, bf16 autocast, gradients clipped to norm 1. A run that
+    AdamW, warm-up and cosine decay to zero, gradients clipped to norm 1. A run that
     was killed continues from the last checkpoint and ends with the same bits as an unbroken one.
 
     Args:
@@ -215,7 +217,7 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = _causal_loss(self.decoder, self._batch(step))
+        loss = _causal_loss(self.decoder, self._batch(step), self.settings.precision)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), CLIP_NORM)
         self.optimizer.step()
@@ -271,10 +273,10 @@ class _Run:
         logger.info("continuing after step %d of an interrupted run", checkpoint.step)
 
 
-def _causal_loss(decoder: Qwen3ForCausalLM, ids_BT: Tensor) -> Tensor:
+def _causal_loss(decoder: Qwen3ForCausalLM, ids_BT: Tensor, precision: Precision) -> Tensor:
     """Mean cross-entropy of every next token, in nats; equal to the model's own loss."""
     weight_VD = decoder.model.embed_tokens.weight
-    with torch.autocast(ids_BT.device.type, torch.bfloat16):
+    with decoder_autocast(ids_BT.device, precision):
         states_BTD = decoder.model(input_ids=ids_BT, use_cache=False).last_hidden_state
         states_MD, target_M = states_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
         losses = [

@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model import checkpoint, scratch
@@ -21,7 +20,7 @@ from model.encoder import Encoder
 from model.pooling.build import LatentSize, PoolingSettings
 from model.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.training import schedule
-from tasks.compute import use_compute
+from tasks.compute import Machine, use_compute
 from tasks.params import Backbone, Params, Prompts
 from tasks.prompts import query_prompt
 from tasks.records import MANIFEST, read_table
@@ -44,14 +43,14 @@ def main() -> None:
 
 def body(params: Params) -> None:
     """Write the model folder, the proof of its attention, its metrics and its training curve."""
-    device = use_compute(params.compute)
+    machine = use_compute(params.compute)
     settings = params.backbone
     curve: list[CurvePoint] = []
-    checkpoints = CHECKPOINTS / "backbone" / _run_key(params)
+    checkpoints = CHECKPOINTS / "backbone" / _run_key(params, machine)
     with atomic_folder(ARTIFACTS / "backbone") as folder:
         try:
             if settings.source == "scratch":
-                (decoder, tokenizer), curve = _train(settings, device, checkpoints)
+                (decoder, tokenizer), curve = _train(settings, machine, checkpoints)
             else:
                 decoder, tokenizer = _load(settings, params.store.endpoint_url)
             set_attention(decoder, settings.attention)
@@ -66,7 +65,7 @@ def body(params: Params) -> None:
             proof = prove_folder(
                 folder / "model",
                 settings.attention,
-                device=device,
+                device=machine.device,
                 attn_implementation=settings.attn_implementation,
             )
         except ValueError as error:
@@ -101,7 +100,7 @@ def _load(settings: Backbone, endpoint_url: str | None) -> Parts:
 
 
 def _train(
-    settings: Backbone, device: torch.device, checkpoints: Path
+    settings: Backbone, machine: Machine, checkpoints: Path
 ) -> tuple[Parts, list[CurvePoint]]:
     values = settings.scratch
     if values is None:
@@ -123,12 +122,11 @@ def _train(
     logger.info("corpus: %d sequences of %d tokens", *sequences_WT.shape)
     fields = values.model_dump()
     size = DecoderSize(**{name: fields[name] for name in DecoderSize.__dataclass_fields__})
-    training = CausalTraining(
-        **{name: fields[name] for name in CausalTraining.__dataclass_fields__}
-    )
+    names = CausalTraining.__dataclass_fields__.keys() & fields.keys()
+    training = CausalTraining(**{name: fields[name] for name in names}, precision=machine.precision)
     decoder = scratch.new_decoder(size, len(tokenizer), values.seed)
     trained, curve = scratch.train_decoder(
-        decoder.to(device),  # pyright: ignore[reportArgumentType]  # transformers wraps `to`
+        decoder.to(machine.device),  # pyright: ignore[reportArgumentType]  # transformers wraps `to`
         sequences_WT,
         training,
         checkpoint_folder=checkpoints,
@@ -143,9 +141,9 @@ def _first_characters(texts: list[str], characters: int) -> list[str]:
     return [text for text, total in zip(texts, totals, strict=True) if total <= characters] or texts
 
 
-def _run_key(params: Params) -> str:
+def _run_key(params: Params, machine: Machine) -> str:
     """Hash of all that decides the outcome of a training: only an equal run continues another."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(machine.precision.encode())
     for section in (params.backbone, params.compute):
         digest.update(json.dumps(section.model_dump(mode="json"), sort_keys=True).encode())
     modules: list[ModuleType] = [scratch, checkpoint, schedule]

@@ -1,15 +1,28 @@
-"""The device and the threads of a torch stage, fixed so that a run gives the same bytes again."""
+"""What a torch stage computes on and with, fixed so that a run gives the same bytes again."""
 
+import logging
 import os
+from dataclasses import dataclass
 
 import torch
 
+from model.precision import Precision, fast_precision, has_bf16_instructions
 from tasks.params import Compute
 from tasks.stage import StageError
 
+logger = logging.getLogger(__name__)
 
-def use_compute(compute: Compute) -> torch.device:
-    """Set threads and deterministic kernels for this process; return the device to work on.
+
+@dataclass(frozen=True)
+class Machine:
+    """What the values of section compute come to on this machine."""
+
+    device: torch.device
+    precision: Precision
+
+
+def use_compute(compute: Compute) -> Machine:
+    """Set threads and deterministic kernels for this process; return what to work on and with.
 
     Raises:
         StageError: `cuda` is asked for and there is none.
@@ -27,4 +40,19 @@ def use_compute(compute: Compute) -> torch.device:
             "install a CUDA build of torch and its driver, or set compute.device to cpu or auto"
         )
     use_cuda = available and compute.device != "cpu"
-    return torch.device("cuda" if use_cuda else "cpu")
+    device = torch.device("cuda" if use_cuda else "cpu")
+    return Machine(device, _precision(compute, device))
+
+
+def _precision(compute: Compute, device: torch.device) -> Precision:
+    if compute.precision == "auto":
+        precision = fast_precision(device)
+        logger.info("precision %s (compute.precision auto, %s)", precision, device.type)
+        return precision
+    if compute.precision == "bf16" and not has_bf16_instructions(device):
+        logger.warning(
+            "compute.precision is bf16, but this %s has no bfloat16 instructions and emulates "
+            "them, several times slower than float32: set it to auto or fp32",
+            "GPU" if device.type == "cuda" else "processor",
+        )
+    return compute.precision

@@ -3,23 +3,23 @@
 import logging
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from model.encoder import Encoder
+from model.precision import Precision
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.team import Team
 from model.training.trainer import train
 from tasks.checkpoint_key import checkpoint_key
-from tasks.compute import use_compute
+from tasks.compute import Machine, use_compute
 from tasks.params import Params
 from tasks.prompts import document_prompt, query_prompt
 from tasks.records import read_table
@@ -64,25 +64,28 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
     Raises:
         StageError: A source cannot be trained on, the base model is missing, or training diverged.
     """
-    with joined_team(params.compute, use_compute(params.compute)) as (team, device):
-        _train(params, stage, team, device)
+    machine = use_compute(params.compute)
+    with joined_team(params.compute, machine.device) as (team, device):
+        _train(params, stage, team, replace(machine, device=device))
 
 
-def _train(params: Params, stage: ContrastiveStage, team: Team, device: torch.device) -> None:
+def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine) -> None:
     sources = load_sources(params.prompts, stage)
     warn_about_small_sources(sources, stage.training.batch_size)
-    work = CHECKPOINTS / stage.name / _key(params, stage)
+    work = CHECKPOINTS / stage.name / _key(params, stage, machine.precision)
     log = work / "training.jsonl"
     try:
         encoder = Encoder.load(
-            stage.base, device=device, attn_implementation=params.backbone.attn_implementation
+            stage.base,
+            device=machine.device,
+            attn_implementation=params.backbone.attn_implementation,
         ).float()
         metrics = train(
             encoder,
             sources,
             checkpoint_folder=work,
             log_path=log,
-            settings=train_settings(stage.training),
+            settings=train_settings(stage.training, machine.precision),
         )
     except TrainingStoppedError as stopped:
         logger.warning("%s; run the stage again to go on", stopped)
@@ -95,7 +98,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, device: torch.de
         encoder.save(folder / "model")
         shutil.copyfile(log, folder / "training.jsonl")
         write_curves(read_records(log), folder / "curves.csv", stage.training.log_every_steps)
-        write_json(folder / "metrics.json", metrics | _facts(encoder, sources))
+        write_json(folder / "metrics.json", metrics | _facts(encoder, sources, machine))
     # checkpoints of other settings were abandoned when this training was begun
     shutil.rmtree(CHECKPOINTS / stage.name)
 
@@ -129,9 +132,9 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
     return sources
 
 
-def train_settings(training: Training) -> TrainSettings:
+def train_settings(training: Training, precision: Precision) -> TrainSettings:
     """The section as plain values for the trainer."""
-    return TrainSettings(**training.model_dump())
+    return TrainSettings(**training.model_dump(), precision=precision)
 
 
 def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> None:
@@ -200,13 +203,13 @@ def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
     return lists.combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def _key(params: Params, stage: ContrastiveStage) -> str:
+def _key(params: Params, stage: ContrastiveStage, precision: Precision) -> str:
     settings = {
         "stage": stage.name,
         "training": stage.training.model_dump(),
         "weights": stage.weights,
         "prompts": params.prompts.model_dump(),
-        "compute": params.compute.model_dump(),
+        "compute": params.compute.model_dump() | {"precision": precision},
         "attention": params.backbone.attn_implementation,
     }
     inputs = [stage.base, INGESTED]
@@ -215,8 +218,9 @@ def _key(params: Params, stage: ContrastiveStage) -> str:
     return checkpoint_key(settings, inputs)
 
 
-def _facts(encoder: Encoder, sources: list[TrainingSource]) -> dict[str, Any]:
+def _facts(encoder: Encoder, sources: list[TrainingSource], machine: Machine) -> dict[str, Any]:
     return {
+        "precision": machine.precision,
         "rows": {source.name: source.table.num_rows for source in sources},
         "embedding_size": encoder.embedding_size,
         "parameters": sum(weight.numel() for weight in encoder.parameters()),

@@ -31,7 +31,7 @@ def main() -> None:
 
 def body(params: Params) -> None:
     """Write the smaller model folder, its proof, and metrics with the removed blocks and scores."""
-    device = use_compute(params.compute)
+    device = use_compute(params.compute).device
     settings = params.prune
     with atomic_folder(ARTIFACTS / "prune") as folder:
         try:

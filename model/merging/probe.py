@@ -6,14 +6,13 @@ Shape letters: B = queries, M = texts of a batch, D = embedding size, R = probe 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from model.encoder import Encoder
 from model.export import LATENT_FOLDER
+from model.precision import Precision, decoder_autocast
 from model.tokenization import token_budget_batches
 from model.training.batches import TokenizedSource
 from model.training.grad_cache import cached_backward, plain_backward
@@ -39,7 +38,7 @@ class ProbeSettings:
     max_length_tokens: int
     micro_batch_tokens: int
     """Tokens whose activations are held at once."""
-    precision: Literal["bf16", "fp32"]
+    precision: Precision
     seed: int
 
 
@@ -107,8 +106,7 @@ class Probe:
         )
 
         def embed(part: list[int]) -> Tensor:
-            is_bf16 = settings.precision == "bf16"
-            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=is_bf16):
+            with decoder_autocast(encoder.device, settings.precision):
                 return encoder.embed([batch.items[text] for text in part])
 
         backward = cached_backward if len(parts) > 1 else plain_backward

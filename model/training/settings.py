@@ -7,6 +7,7 @@ from typing import Literal
 import pyarrow as pa
 
 from model.losses.terms import Term
+from model.precision import Precision
 
 IN_BATCH_TASKS = frozenset({"retrieval", "nli", "bitext"})
 """Tasks whose other documents are safe negatives; texts of one class or cluster are not."""
@@ -57,7 +58,7 @@ class TrainSettings:
     """Prefix sizes trained beside the full size."""
     source_temperature: float
     """Exponent of the row count in the sampling weight of a source."""
-    precision: Literal["bf16", "fp32"]
+    precision: Precision
     log_every_steps: int
     """Steps averaged into one row of the curves."""
     checkpoint_every_steps: int

@@ -25,6 +25,7 @@ from model.checkpoint import (
 )
 from model.encoder import Encoder
 from model.losses.matryoshka import matryoshka_sizes
+from model.precision import decoder_autocast
 from model.tokenization import token_budget_batches
 from model.training.batches import Batch, BatchPlan
 from model.training.grad_cache import cached_backward, plain_backward
@@ -230,8 +231,7 @@ class Trainer:
 
         def embed(part: list[int]) -> Tensor:
             items = [batch.items[text] for text in part]
-            is_bf16, device = self._settings.precision == "bf16", self._encoder.device.type
-            with torch.autocast(device, torch.bfloat16, enabled=is_bf16):
+            with decoder_autocast(self._encoder.device, self._settings.precision):
                 return self._encoder.embed(items)
 
         loss = backward(embed, parts, len(batch.items), objective.shares, self._team)

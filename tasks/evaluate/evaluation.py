@@ -44,11 +44,11 @@ def evaluate_rung(params: Params, rung: str) -> None:
         raise StageError(
             f"{rung!r} is no rung: evaluate.checkpoints has {list(params.evaluate.checkpoints)}"
         )
-    device = use_compute(params.compute)
+    machine = use_compute(params.compute)
     embedder = Embedder(
         open_rung(
             ARTIFACTS / params.evaluate.checkpoints[rung],
-            device=device,
+            machine,
             batch_tokens=params.evaluate.batch_tokens,
             max_length_tokens=params.evaluate.max_length_tokens,
         ),

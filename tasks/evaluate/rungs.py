@@ -2,22 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
+from model.precision import Precision
 from tasks.baseline import random_vectors, tfidf
 from tasks.baseline.random_vectors import RandomVectors
 from tasks.baseline.tfidf import Tfidf
+from tasks.compute import Machine
 from tasks.stage import StageError
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
-
-PRECISION: Literal["bf16", "fp32"] = "bf16"
-"""One type on every device, so that rungs scored on a CPU and on a GPU compare; pooling and
-similarities stay in float32."""
 
 
 class Rung(Protocol):
@@ -48,12 +45,12 @@ class EncoderRung:
         *,
         batch_tokens: int,
         max_length_tokens: int,
-        precision: Literal["bf16", "fp32"],
+        precision: Precision,
     ) -> None:
         self.encoder = encoder
         self.batch_tokens = batch_tokens
         self.max_length_tokens = max_length_tokens
-        self.precision: Literal["bf16", "fp32"] = precision
+        self.precision: Precision = precision
 
     def encode(self, texts: list[str], prefix: str) -> np.ndarray:
         """Vectors of the texts behind their instruction."""
@@ -66,9 +63,7 @@ class EncoderRung:
         )
 
 
-def open_rung(
-    folder: Path, *, device: torch.device, batch_tokens: int, max_length_tokens: int
-) -> Rung:
+def open_rung(folder: Path, machine: Machine, *, batch_tokens: int, max_length_tokens: int) -> Rung:
     """The baseline or the encoder that `folder` holds.
 
     Raises:
@@ -87,8 +82,8 @@ def open_rung(
     from model.encoder import Encoder
 
     return EncoderRung(
-        Encoder.load(folder, device=device),
+        Encoder.load(folder, device=machine.device),
         batch_tokens=batch_tokens,
         max_length_tokens=max_length_tokens,
-        precision=PRECISION,
+        precision=machine.precision,
     )

@@ -5,11 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model.encoder import Encoder
 from model.training.settings import TrainingSource
-from tasks.compute import use_compute
+from tasks.compute import Machine, use_compute
 from tasks.contrastive import ContrastiveStage, load_sources
 from tasks.merge.candidates import Ingredients, require_same_settings
 from tasks.merge.development import score_encoder, select_development
@@ -35,7 +33,7 @@ def merge(params: Params) -> None:
     Raises:
         StageError: Variants cannot be merged, or there is nothing to choose a merge by.
     """
-    device = use_compute(params.compute)
+    machine = use_compute(params.compute)
     variants = {
         name: ARTIFACTS / "multitask" / name / "model" for name in sorted(params.multitask.variants)
     }
@@ -43,7 +41,7 @@ def merge(params: Params) -> None:
     require_same_settings(list(variants.values()))
     with atomic_folder(ARTIFACTS / "merge") as folder:
         try:
-            metrics = _build(ingredients, params, device, folder)
+            metrics = _build(ingredients, params, machine, folder)
         except ValueError as error:
             raise StageError(f"merging {sorted(variants)} failed: {error}") from error
         metrics["method"] = params.merge.method
@@ -53,7 +51,7 @@ def merge(params: Params) -> None:
 
 
 def _build(
-    ingredients: Ingredients, params: Params, device: torch.device, folder: Path
+    ingredients: Ingredients, params: Params, machine: Machine, folder: Path
 ) -> dict[str, Any]:
     """Write folder/model; what was found on the way."""
     method = params.merge.method
@@ -68,10 +66,10 @@ def _build(
         candidates[SELF_POSITIONING] = folder / SELF_POSITIONING
         sources = _probe_sources(ingredients, params)
         metrics[SELF_POSITIONING] = ingredients.write_self_positioned(
-            candidates[SELF_POSITIONING], params, sources, device
+            candidates[SELF_POSITIONING], params, sources, machine
         )
     if method == "best":
-        metrics |= _score(candidates, params, device)
+        metrics |= _score(candidates, params, machine)
     # simpler methods stand first, and max() keeps the first of equal ones
     chosen = max(
         candidates, key=lambda name: metrics.get("scores", {}).get(name, {}).get("mean", 0)
@@ -98,7 +96,7 @@ def _probe_sources(ingredients: Ingredients, params: Params) -> list[TrainingSou
     return load_sources(params.prompts, stage)
 
 
-def _score(candidates: dict[str, Path], params: Params, device: torch.device) -> dict[str, Any]:
+def _score(candidates: dict[str, Path], params: Params, machine: Machine) -> dict[str, Any]:
     """Development scores of every candidate, and the size of what they were taken on."""
     chosen = select_development(
         read_table(ARTIFACTS / "ingest" / "development"),
@@ -109,9 +107,9 @@ def _score(candidates: dict[str, Path], params: Params, device: torch.device) ->
     training, attention = params.multitask.training, params.backbone.attn_implementation
     scores = {}
     for name, folder in candidates.items():
-        encoder = Encoder.load(folder, device=device, attn_implementation=attention)
+        encoder = Encoder.load(folder, device=machine.device, attn_implementation=attention)
         scores[name] = score_encoder(
-            encoder, chosen, training.micro_batch_tokens, training.precision
+            encoder, chosen, training.micro_batch_tokens, machine.precision
         )
         logger.info("%s: %s on the development split", name, scores[name])
     return {

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model.encoder import Encoder
 from model.merging.checkpoint import Checkpoint, write_merged
 from model.merging.probe import Probe, ProbeSettings, parameters_by_tensor
@@ -17,6 +15,7 @@ from model.merging.slerp import cosines
 from model.merging.task_vectors import TaskVectors
 from model.merging.uniform_soup import uniform_soup
 from model.training.settings import TrainingSource
+from tasks.compute import Machine
 from tasks.params import Params
 from tasks.stage import StageError
 
@@ -47,7 +46,7 @@ class Ingredients:
         target: Path,
         params: Params,
         sources: Sequence[TrainingSource],
-        device: torch.device,
+        machine: Machine,
     ) -> dict[str, Any]:
         """Search the best position on a probe of `sources`, write it; the scalars found."""
         settings, training = params.merge.self_positioning, params.multitask.training
@@ -59,11 +58,13 @@ class Ingredients:
             temperature=settings.temperature,
             max_length_tokens=training.max_length_tokens,
             micro_batch_tokens=training.micro_batch_tokens,
-            precision=training.precision,
+            precision=machine.precision,
             seed=settings.seed,
         )
         attention = params.backbone.attn_implementation
-        encoder = Encoder.load(self.base, device=device, attn_implementation=attention).float()
+        encoder = Encoder.load(
+            self.base, device=machine.device, attn_implementation=attention
+        ).float()
         vectors = self.task_vectors()
         with tempfile.TemporaryDirectory() as tokens:
             probe = Probe(encoder, sources, probe_settings, Path(tokens))

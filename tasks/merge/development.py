@@ -6,7 +6,6 @@ Shape letters: Q = queries, K = retrieved documents.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import torch
 
 from model.encoder import Encoder
 from model.mining import top_k
+from model.precision import Precision
 from tasks.params import Prompts
 from tasks.prompts import document_prompt, query_prompt
 from tasks.records import match_key
@@ -110,7 +110,7 @@ def score_encoder(
     encoder: Encoder,
     chosen: DevelopmentSet,
     batch_tokens: int,
-    precision: Literal["bf16", "fp32"],
+    precision: Precision,
 ) -> dict[str, float]:
     """nDCG@10 of the ranking, Spearman correlation of the pairs, and the mean of what there is."""
     scores = {}

@@ -1,7 +1,7 @@
 """Stage mine: hard negatives for labelled pairs, found with the model of stage 1."""
 
 import logging
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.encoder import Encoder
 from model.mining import HardNegatives, mine_hard_negatives, pair_scores, positive_cap, top_k
+from model.precision import Precision
 from tasks.compute import use_compute
 from tasks.mine.texts import MiningTexts, Ragged
 from tasks.params import Mine, Params
@@ -39,7 +40,7 @@ def mine(params: Params) -> None:
         StageError: A source has no rows, its task takes negatives from elsewhere, or the model of
             stage 1 cannot be used.
     """
-    device = use_compute(params.compute)
+    machine = use_compute(params.compute)
     examples = read_mined_sources(params)
     corpus = draw_corpus(params)
     prompts = {
@@ -50,10 +51,10 @@ def mine(params: Params) -> None:
     try:
         encoder = Encoder.load(
             ARTIFACTS / "pretrain" / "model",
-            device=device,
+            device=machine.device,
             attn_implementation=params.backbone.attn_implementation,
         )
-        table, metrics = fill_negatives(examples, texts, encoder, params)
+        table, metrics = fill_negatives(examples, texts, encoder, params.mine, machine.precision)
     except ValueError as error:
         raise StageError(f"mining with artifacts/pretrain/model failed: {error}") from error
     with atomic_folder(ARTIFACTS / "mine") as folder:
@@ -102,11 +103,14 @@ def read_mined_sources(params: Params) -> pa.Table:
 
 
 def fill_negatives(
-    examples: pa.Table, texts: MiningTexts, encoder: Encoder, params: Params
+    examples: pa.Table,
+    texts: MiningTexts,
+    encoder: Encoder,
+    settings: Mine,
+    precision: Precision,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The rows with explicit negatives first, then mined ones, all scored; and the metrics."""
-    settings = params.mine
-    query_QD, document_ND = encode(encoder, texts, settings, params.pretrain.training.precision)
+    query_QD, document_ND = encode(encoder, texts, settings, precision)
     scores_QK, index_QK = top_k(query_QD, document_ND[: texts.num_candidates], settings.top_k)
     query_of_R = torch.from_numpy(texts.query_of_row)
     query_RD = query_QD.cpu()[query_of_R]
@@ -139,7 +143,7 @@ def fill_negatives(
 
 
 def encode(
-    encoder: Encoder, texts: MiningTexts, settings: Mine, precision: Literal["bf16", "fp32"]
+    encoder: Encoder, texts: MiningTexts, settings: Mine, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     """Vectors of queries, prompts before them, on the encoder's device; of documents on the CPU."""
     query_QD = np.empty((len(texts.queries), encoder.embedding_size), dtype=np.float32)

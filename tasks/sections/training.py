@@ -126,8 +126,6 @@ class Training(Section):
     """Prefix sizes trained beside the full size; may be empty."""
     source_temperature: PositiveFloat
     """Exponent of the row count in the sampling weight of a source; 1 is proportional."""
-    precision: Literal["bf16", "fp32"]
-    """Autocast type of the decoder; similarities are always float32."""
     log_every_steps: PositiveInt
     """Steps averaged into one point of the plotted curves."""
     checkpoint_every_steps: PositiveInt
@@ -211,6 +209,9 @@ class Compute(Section):
     """Section compute: fixed, so that a run gives the same bytes again."""
 
     device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "bf16", "fp32"]
+    """Type of the decoder's matrix products; weights and similarities are always float32. `auto`
+    takes bf16 where the device has instructions for it, else fp32."""
     threads: PositiveInt
     """CPU threads of torch in each stage."""
     processes: PositiveInt = 1

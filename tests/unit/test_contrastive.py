@@ -29,7 +29,6 @@ TRAINING: dict[str, Any] = {
     "warmup_steps": 1,
     "matryoshka_dims": [8],
     "hard_negatives": 2,
-    "precision": "fp32",
     "log_every_steps": 2,
     "checkpoint_every_steps": 2,
 }
@@ -84,7 +83,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pico_folder: Path
 def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
     """The sample profile with pico numbers and `sections` merged into it."""
     content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    content["compute"] = {"device": "cpu", "threads": 1}
+    content["compute"] = {"device": "cpu", "precision": "fp32", "threads": 1}
     for stage in ("pretrain", "finetune", "multitask"):
         content[stage]["training"] |= TRAINING
     content["multitask"]["variants"] = {

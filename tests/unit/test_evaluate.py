@@ -19,6 +19,7 @@ from mteb.types import PromptType
 from scipy.stats import spearmanr
 
 from tasks.baseline.random_vectors import RandomVectors
+from tasks.compute import Machine
 from tasks.evaluate.benchmark import local_task, official_task
 from tasks.evaluate.eager import EagerDataset
 from tasks.evaluate.embedder import Embedder
@@ -337,8 +338,9 @@ def test_an_unknown_rung_lists_the_known_ones(params):
 
 
 def test_a_rung_without_a_model_is_an_error(tmp_path):
+    machine = Machine(torch.device("cpu"), "fp32")
     with pytest.raises(StageError, match="holds no model"):
-        open_rung(tmp_path, device=torch.device("cpu"), batch_tokens=1000, max_length_tokens=64)
+        open_rung(tmp_path, machine, batch_tokens=1000, max_length_tokens=64)
 
 
 def test_the_command_runs_offline_without_sentence_transformers(run_folder, params):

@@ -8,6 +8,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from model import scratch
+from model.precision import Precision
 from model.scratch import (
     CausalTraining,
     DecoderSize,
@@ -32,6 +33,7 @@ SETTINGS = CausalTraining(
     learning_rate=1e-2,
     warmup_steps=2,
     weight_decay=0.01,
+    precision="bf16",
     seed=3,
 )
 
@@ -94,14 +96,17 @@ def test_documents_too_short_for_one_sequence_are_an_error(pico_texts: list[str]
         pack_documents(tokenizer, [], 128, max_tokens=10_000)
 
 
-def test_the_loss_is_that_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-3)])
+def test_the_loss_is_that_of_transformers(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision, tolerance: float
+) -> None:
     monkeypatch.setattr(scratch, "LOSS_CHUNK", 7)  # does not divide the 3 * 15 predicted tokens
     decoder = new_decoder(SIZE, 300, seed=5)
     ids_BT = torch.randint(0, 300, (3, 16), generator=torch.Generator().manual_seed(0))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         expected = decoder(input_ids=ids_BT, labels=ids_BT).loss
-    ours = scratch._causal_loss(decoder, ids_BT)
-    assert ours.item() == pytest.approx(expected.item(), rel=2e-3)
+    ours = scratch._causal_loss(decoder, ids_BT, precision)
+    assert ours.item() == pytest.approx(expected.item(), rel=tolerance)
 
 
 def test_weights_come_from_the_seed_and_leave_the_global_generator_alone() -> None:
@@ -170,6 +175,7 @@ SETTINGS_ONE = CausalTraining(
     learning_rate=1e-2,
     warmup_steps=0,
     weight_decay=0.0,
+    precision="fp32",
     seed=3,
 )
 

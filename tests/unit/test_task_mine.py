@@ -63,12 +63,10 @@ def params_with(**settings: Any) -> Params:
     params = load_params(PROFILE)
     # a share this high keeps what random weights call near
     loose = {"sources": ["questions"], "max_positive_share": 100.0, "top_k": 50} | settings
-    compute = params.compute.model_copy(update={"device": "cpu", "threads": 1})
-    training = params.pretrain.training.model_copy(update={"precision": "fp32"})
+    compute = params.compute.model_copy(update={"device": "cpu", "precision": "fp32", "threads": 1})
     return params.model_copy(
         update={
             "mine": params.mine.model_copy(update=loose),
-            "pretrain": params.pretrain.model_copy(update={"training": training}),
             "compute": compute,
         }
     )

@@ -45,14 +45,15 @@ def write_workspace(folder: Path, model: Path, **training: Any) -> None:
     (folder / "artifacts" / "prune").mkdir()
     (folder / "artifacts" / "prune" / "model").symlink_to(model)
     content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    content["pretrain"]["training"] |= {"precision": "fp32"} | training
+    content["pretrain"]["training"] |= training
+    content["compute"] |= {"precision": "fp32"}
     (folder / "params.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
 
 
 def set_processes(folder: Path, processes: int) -> None:
     path = folder / "params.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    content["compute"] = {"device": "cpu", "threads": 1, "processes": processes}
+    content["compute"] |= {"device": "cpu", "threads": 1, "processes": processes}
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
 
 
