@@ -66,6 +66,8 @@ class TrainSettings:
     graded_loss: Literal["cosent", "pearson"] = "cosent"
     hardness: Mapping[Term, float] = field(default_factory=dict)
     spread_out: float = 0.0
+    activation_checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass instead of kept."""
 
     @property
     def loss_settings(self) -> LossSettings:

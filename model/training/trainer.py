@@ -6,7 +6,6 @@ checkpoint holds tensors and a step number, and resuming replays nothing.
 """
 
 import json
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,33 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.checkpoint import (
-    load_latest,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
 from model.encoder import Encoder
 from model.losses.matryoshka import matryoshka_sizes
 from model.precision import decoder_autocast
-from model.tokenization import token_budget_batches
+from model.training.activations import recompute_activations
 from model.training.batches import Batch, BatchPlan
 from model.training.grad_cache import cached_backward, plain_backward
+from model.training.micro_batches import MicroBatches
 from model.training.objective import Objective, objective_of
 from model.training.order import draw_sources
 from model.training.progress import Progress
 from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
+from model.training.state import TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
 from model.training.team import Team
-
-WEIGHTS = "weights."
-CHECKPOINTS_KEPT = 2
-FEWEST_TOKENS = 256
-"""Micro-batches are not halved below this."""
-
-logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(ValueError):
@@ -88,10 +76,12 @@ def train(
         seed=settings.seed,
     )
     team = Team()
+    if settings.activation_checkpointing:
+        recompute_activations(encoder)
     tokens = checkpoint_folder / ("tokens" if team.leads else f"tokens-{team.rank}")
     plan = BatchPlan(sources, steps_of, settings, encoder, tokens)
     trainer = Trainer(encoder, plan, settings, checkpoint_folder, team)
-    done, log_bytes = trainer.resume()
+    done, log_bytes = trainer.state.resume()
     team.check_same(done, "the steps already done")
     progress = Progress(settings.max_steps)
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
@@ -106,7 +96,7 @@ def train(
             is_last = step == settings.max_steps
             is_stopped = team.any(stop.is_set())
             if is_last or is_stopped or step % settings.checkpoint_every_steps == 0:
-                trainer.save(step, log.sync())
+                trainer.state.save(step, log.sync(), team)
             if is_stopped and not is_last:
                 raise TrainingStoppedError(f"stopped by SIGTERM after step {step}, state saved")
     encoder.eval()
@@ -130,13 +120,20 @@ class Trainer:
         self._settings = settings
         self._folder = folder
         self._team = team
-        self._micro_batch_tokens = settings.micro_batch_tokens
         self._sizes = matryoshka_sizes(encoder.embedding_size, settings.matryoshka_dims)
         self._parameters = [p for p in encoder.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             _decay_groups(self._parameters, settings.weight_decay),
             lr=settings.learning_rate,
             fused=True,
+        )
+        self._micro_batches = MicroBatches(settings.micro_batch_tokens, is_packed=encoder.is_packed)
+        self.state = TrainingState(
+            encoder,
+            self._optimizer,
+            self._micro_batches,
+            folder=folder,
+            fingerprint=self._fingerprint(),
         )
 
     def step(self, step: int) -> StepRecord:
@@ -147,23 +144,16 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: Before the weights are touched.
-            torch.OutOfMemoryError: Even micro-batches of `FEWEST_TOKENS` do not fit, or several
+            torch.OutOfMemoryError: Even the smallest micro-batches do not fit, or several
                 processes would have to agree on smaller ones.
         """
         while True:
             try:
                 return self._step(step)
             except torch.OutOfMemoryError:
-                if self._team.size > 1 or self._micro_batch_tokens < 2 * FEWEST_TOKENS:
+                if self._team.size > 1 or not self._micro_batches.can_halve:
                     raise
-                self._micro_batch_tokens //= 2
-                logger.warning(
-                    "step %d: out of memory; going on with micro-batches of %d tokens, set "
-                    "micro_batch_tokens to that to save the attempt",
-                    *(step, self._micro_batch_tokens),
-                )
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self._micro_batches.halve(step)
 
     def _step(self, step: int) -> StepRecord:
         rate = self._begin(step)
@@ -177,15 +167,7 @@ class Trainer:
             use_student_margin=step >= self._settings.margin_from_step,
         )
         lengths = [len(item.ids) for item in batch.items]
-        own = self._team.texts(lengths)
-        parts = [
-            [own[place] for place in part]
-            for part in token_budget_batches(
-                [lengths[text] for text in own],
-                self._micro_batch_tokens,
-                is_packed=self._encoder.is_packed,
-            )
-        ]
+        parts = self._micro_batches.parts(lengths, self._team)
         is_cached = len(parts) > 1
         loss, norm = self._backward(batch, parts, objective, is_cached=is_cached)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -252,50 +234,6 @@ class Trainer:
             f"first rows {', '.join(batch.row_ids[:3])} (all in {file}): lower the learning rate, "
             "raise the temperature or use precision fp32; the weights are those of the step before"
         )
-
-    def save(self, step: int, log_bytes: int) -> None:
-        """Write a checkpoint of the state after `step`, the same on every process."""
-        if not self._team.leads:
-            self._team.wait()
-            return
-        weights = {WEIGHTS + name: tensor for name, tensor in self._encoder.state_dict().items()}
-        save_checkpoint(
-            self._folder / "steps",
-            step=step,
-            tensors=weights | optimizer_tensors(self._optimizer),
-            state={
-                "log_bytes": log_bytes,
-                "micro_batch_tokens": self._micro_batch_tokens,
-                "training": self._fingerprint(),
-            },
-            keep=CHECKPOINTS_KEPT,
-        )
-        self._team.wait()
-
-    def resume(self) -> tuple[int, int]:
-        """Load the last checkpoint; steps done and bytes of the log then, (0, 0) without one.
-
-        Raises:
-            ValueError: The checkpoint belongs to other settings or other sources.
-        """
-        checkpoint = load_latest(self._folder / "steps")
-        if checkpoint is None:
-            return 0, 0
-        if checkpoint.state["training"] != self._fingerprint():
-            raise ValueError(
-                f"{self._folder} holds a checkpoint of other settings or sources: "
-                "delete the folder to train from the start"
-            )
-        weights = {
-            name.removeprefix(WEIGHTS): tensor
-            for name, tensor in checkpoint.tensors.items()
-            if name.startswith(WEIGHTS)
-        }
-        self._encoder.load_state_dict(weights)
-        restore_optimizer(self._optimizer, checkpoint.tensors)
-        self._micro_batch_tokens = int(checkpoint.state["micro_batch_tokens"])
-        logger.info("resumed after step %d of %d", checkpoint.step, self._settings.max_steps)
-        return checkpoint.step, int(checkpoint.state["log_bytes"])
 
     def _fingerprint(self) -> dict[str, Any]:
         sources = [

@@ -99,6 +99,9 @@ class Training(Section):
     """Queries per optimiser step, all of one source."""
     micro_batch_tokens: PositiveInt
     """Tokens per forward pass; a larger batch takes GradCache's second pass."""
+    activation_checkpointing: bool
+    """Whether decoder blocks are computed again in the backward pass instead of kept: a fraction of
+    the memory of activations, for one more forward pass."""
     max_length_tokens: PositiveInt
     learning_rate: PositiveFloat
     min_learning_rate_share: Share

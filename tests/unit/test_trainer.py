@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.checkpoint import load_latest
 from model.encoder import Encoder, TokenizedText
-from model.training import trainer
+from model.training import micro_batches
 from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import StepRecord, read_records, summarise, write_curves
@@ -131,7 +131,7 @@ def test_a_step_that_does_not_fit_is_taken_again_in_halves(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(trainer, "FEWEST_TOKENS", 50)
+    monkeypatch.setattr(micro_batches, "FEWEST_TOKENS", 50)
     settings = dataclasses.replace(SETTINGS, micro_batch_tokens=800)
     run(Encoder.load(pico_folder), sources, tmp_path / "roomy", settings)
     small = with_memory_for(Encoder.load(pico_folder), 210, monkeypatch)
@@ -153,7 +153,7 @@ def test_the_halved_size_outlives_an_interruption(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(trainer, "FEWEST_TOKENS", 50)
+    monkeypatch.setattr(micro_batches, "FEWEST_TOKENS", 50)
     settings = dataclasses.replace(SETTINGS, micro_batch_tokens=800)
 
     def stop_at_five(record: StepRecord) -> None:

@@ -1,0 +1,86 @@
+"""What the steps of a training change, and its checkpoints on the disk."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
+from model.encoder import Encoder
+from model.training.micro_batches import MicroBatches
+from model.training.team import Team
+
+WEIGHTS = "weights."
+CHECKPOINTS_KEPT = 2
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingState:
+    """Weights, optimiser and size of the micro-batches; saved and restored together, exactly."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        optimizer: torch.optim.Optimizer,
+        micro_batches: MicroBatches,
+        *,
+        folder: Path,
+        fingerprint: dict[str, Any],
+    ) -> None:
+        """Checkpoints lie below `folder`; `fingerprint` tells one training from another."""
+        self._encoder = encoder
+        self._optimizer = optimizer
+        self._micro_batches = micro_batches
+        self._folder = folder
+        self._fingerprint = fingerprint
+
+    def save(self, step: int, log_bytes: int, team: Team) -> None:
+        """Write a checkpoint of the state after `step`, the same on every process."""
+        if team.leads:
+            weights = {WEIGHTS + name: tensor for name, tensor in self._trained_weights().items()}
+            save_checkpoint(
+                self._folder / "steps",
+                step=step,
+                tensors=weights | optimizer_tensors(self._optimizer),
+                state={
+                    "log_bytes": log_bytes,
+                    "micro_batch_tokens": self._micro_batches.tokens,
+                    "training": self._fingerprint,
+                },
+                keep=CHECKPOINTS_KEPT,
+            )
+        team.wait()
+
+    def resume(self) -> tuple[int, int]:
+        """Load the last checkpoint; steps done and bytes of the log then, (0, 0) without one.
+
+        Raises:
+            ValueError: The checkpoint belongs to other settings or other sources.
+        """
+        checkpoint = load_latest(self._folder / "steps")
+        if checkpoint is None:
+            return 0, 0
+        if checkpoint.state["training"] != self._fingerprint:
+            raise ValueError(
+                f"{self._folder} holds a checkpoint of other settings or sources: "
+                "delete the folder to train from the start"
+            )
+        weights = {
+            name.removeprefix(WEIGHTS): tensor
+            for name, tensor in checkpoint.tensors.items()
+            if name.startswith(WEIGHTS)
+        }
+        self._encoder.load_state_dict(self._encoder.state_dict() | weights)
+        restore_optimizer(self._optimizer, checkpoint.tensors)
+        self._micro_batches.tokens = int(checkpoint.state["micro_batch_tokens"])
+        logger.info("resumed after step %d", checkpoint.step)
+        return checkpoint.step, int(checkpoint.state["log_bytes"])
+
+    def _trained_weights(self) -> dict[str, Tensor]:
+        """All weights but the frozen ones, which the training began with."""
+        frozen = {name for name, p in self._encoder.named_parameters() if not p.requires_grad}
+        weights = self._encoder.state_dict()
+        return {name: tensor for name, tensor in weights.items() if name not in frozen}
