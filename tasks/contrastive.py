@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from model.encoder import Encoder
 from model.precision import Precision
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import LoraSettings, TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.team import Team
@@ -134,7 +134,10 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
 
 def train_settings(training: Training, precision: Precision) -> TrainSettings:
     """The section as plain values for the trainer."""
-    return TrainSettings(**training.model_dump(), precision=precision)
+    values = training.model_dump()
+    if training.lora is not None:
+        values["lora"] = LoraSettings(**values["lora"])
+    return TrainSettings(**values, precision=precision)
 
 
 def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> None:

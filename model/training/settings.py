@@ -32,6 +32,19 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Small matrices that are trained in place of the decoder's weights."""
+
+    rank: int
+    alpha: int
+    """The product of the matrices counts alpha / rank times."""
+    dropout: float
+    """Share of an adapted layer's inputs that its adapter does not see in a step."""
+    target_modules: tuple[str, ...]
+    """Ends of the names of the layers that are adapted."""
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Values of a training; every field is required."""
 
@@ -68,6 +81,8 @@ class TrainSettings:
     spread_out: float = 0.0
     activation_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass instead of kept."""
+    lora: LoraSettings | None = None
+    """None trains every weight."""
 
     @property
     def loss_settings(self) -> LossSettings:

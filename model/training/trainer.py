@@ -19,8 +19,8 @@ from torch import Tensor
 from model.encoder import Encoder
 from model.losses.matryoshka import matryoshka_sizes
 from model.precision import decoder_autocast
-from model.training.activations import recompute_activations
 from model.training.batches import Batch, BatchPlan
+from model.training.form import trained_form
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.micro_batches import MicroBatches
 from model.training.objective import Objective, objective_of
@@ -76,16 +76,28 @@ def train(
         seed=settings.seed,
     )
     team = Team()
-    if settings.activation_checkpointing:
-        recompute_activations(encoder)
+    team = Team()
     tokens = checkpoint_folder / ("tokens" if team.leads else f"tokens-{team.rank}")
     plan = BatchPlan(sources, steps_of, settings, encoder, tokens)
-    trainer = Trainer(encoder, plan, settings, checkpoint_folder, team)
+    own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
+    with trained_form(encoder, settings) as trained:
+        trainer = Trainer(trained, plan, settings, checkpoint_folder, team)
+        _take_steps(trainer, own_log, settings, team, on_step)
+    return summarise(read_records(own_log))
+
+
+def _take_steps(
+    trainer: "Trainer",
+    log_path: Path,
+    settings: TrainSettings,
+    team: Team,
+    on_step: Callable[[StepRecord], None] | None,
+) -> None:
+    """All steps that are left to do, each logged, with a checkpoint now and then."""
     done, log_bytes = trainer.state.resume()
     team.check_same(done, "the steps already done")
     progress = Progress(settings.max_steps)
-    own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
-    with StepLog(own_log, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
+    with StepLog(log_path, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
         for step in range(done + 1, settings.max_steps + 1):
             record = trainer.step(step)
             log.append(record)
@@ -99,8 +111,6 @@ def train(
                 trainer.state.save(step, log.sync(), team)
             if is_stopped and not is_last:
                 raise TrainingStoppedError(f"stopped by SIGTERM after step {step}, state saved")
-    encoder.eval()
-    return summarise(read_records(own_log))
 
 
 class Trainer:

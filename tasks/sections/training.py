@@ -90,6 +90,19 @@ class Prompts(Section):
         return self
 
 
+class Lora(Section):
+    """Adapters that are trained in place of the decoder, and merged into it at the end."""
+
+    rank: PositiveInt
+    """Rows of the smaller matrix."""
+    alpha: PositiveInt
+    """The adapter's product counts alpha / rank times."""
+    dropout: Fraction
+    """Share of an adapted layer's inputs that its adapter does not see in a step."""
+    target_modules: list[str] = Field(min_length=1)
+    """Ends of the names of the layers that are adapted, such as q_proj."""
+
+
 class Training(Section):
     """One contrastive training: sections pretrain and finetune, and multitask.training."""
 
@@ -102,6 +115,8 @@ class Training(Section):
     activation_checkpointing: bool
     """Whether decoder blocks are computed again in the backward pass instead of kept: a fraction of
     the memory of activations, for one more forward pass."""
+    lora: Lora | None
+    """Adapters that are trained in place of the decoder; null trains every weight."""
     max_length_tokens: PositiveInt
     learning_rate: PositiveFloat
     min_learning_rate_share: Share
