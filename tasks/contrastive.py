@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from model.encoder import Encoder
 from model.precision import Precision
-from model.training.settings import LoraSettings, TrainingSource, TrainSettings
+from model.training.auto_size import with_fitting_micro_batches
+from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.team import Team
@@ -32,6 +33,7 @@ SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
 MINED = ARTIFACTS / "mine" / "examples"
 SYNTHETIC = "synthetic"
 COLUMNS = ["id", "task", "source", "query", "positives", "negatives", "score"]
+MICRO_BATCHES = CHECKPOINTS.parent / "micro_batch_tokens.json"
 FEWEST_ROWS = 2
 TERMINATED = 128 + 15
 
@@ -80,12 +82,15 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
             device=machine.device,
             attn_implementation=params.backbone.attn_implementation,
         ).float()
+        settings = train_settings(stage.training, machine.precision)
+        if stage.training.micro_batch_tokens == "auto":
+            settings = with_fitting_micro_batches(encoder, settings, MICRO_BATCHES, team)
         metrics = train(
             encoder,
             sources,
             checkpoint_folder=work,
             log_path=log,
-            settings=train_settings(stage.training, machine.precision),
+            settings=settings,
         )
     except TrainingStoppedError as stopped:
         logger.warning("%s; run the stage again to go on", stopped)
@@ -133,10 +138,13 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
 
 
 def train_settings(training: Training, precision: Precision) -> TrainSettings:
-    """The section as plain values for the trainer."""
+    """The section as plain values for the trainer; micro-batches of `auto` are yet to be sized."""
     values = training.model_dump()
+    values["micro_batch_tokens"] = training.tokens_at_once
     if training.lora is not None:
         values["lora"] = LoraSettings(**values["lora"])
+    if training.memory is not None:
+        values["memory"] = MemorySettings(**values["memory"])
     return TrainSettings(**values, precision=precision)
 
 

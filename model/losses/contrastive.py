@@ -4,7 +4,7 @@ Every term of every row can be computed alone, so a batch of any size is scored 
 on one process or many, and the slices add up to the loss of the whole.
 
 Shape letters: B = rows, N = documents (B positives, then hard negatives), R = rows of a slice,
-X = candidates of a term, D = embedding size.
+X = candidates of a term, Q = remembered documents, D = embedding size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +41,8 @@ class Similarities:
     document_ND: Tensor
     """Unit norm; document i < B is the positive of query i."""
     rows: slice
+    memory_QD: Tensor | None = None
+    """Unit norm, without gradient; needed by the term memory alone."""
 
     def positive(self) -> Tensor:
         """Cosine of each query with its positive, (R,)."""
@@ -56,6 +58,9 @@ class Similarities:
             other_XD = query_BD
         elif term in HARD_NEGATIVE_TERMS:
             other_XD = document_ND[num_rows:]
+        elif term == "memory":
+            assert self.memory_QD is not None  # noqa: S101 - the objective adds both or neither
+            other_XD = self.memory_QD.float()
         else:
             other_XD = document_ND[:num_rows]
         return anchor_BD[self.rows] @ other_XD.T

@@ -4,7 +4,7 @@ Texts are compared by 64-bit hash, so the answer does not depend on embeddings, 
 dropout, is the same on every process of a training, and costs no sampler that avoids duplicates.
 
 Shape letters: B = rows, N = documents (B positives, then hard negatives), P = known pairs,
-R = rows asked for, X = candidates of a term.
+R = rows asked for, Q = remembered documents, X = candidates of a term.
 """
 
 import hashlib
@@ -43,6 +43,8 @@ class BatchTexts:
     """(P,); every positive of every row of the batch, also those that were not drawn."""
     classes: np.ndarray | None = None
     """(B,); rows of equal class are no negatives of each other; None where rows have none."""
+    remembered: np.ndarray | None = None
+    """(Q,); documents of earlier batches, newest first; None stands for none."""
 
 
 @dataclass
@@ -78,7 +80,9 @@ class TextMask:
 
     def __init__(self, texts: BatchTexts) -> None:
         """Number the texts of the batch."""
-        every = np.concatenate([texts.queries, texts.documents, texts.known_positives])
+        remembered = texts.documents[:0] if texts.remembered is None else texts.remembered
+        parts = [texts.queries, texts.documents, texts.known_positives, remembered]
+        every = np.concatenate(parts)
         number = np.unique(every, return_inverse=True)[1]
         rows, documents = len(texts.queries), len(texts.documents)
         self._query_B = number[:rows]
@@ -88,7 +92,10 @@ class TextMask:
         self._num_texts = int(number.max(initial=-1)) + 1
         asked_P = np.searchsorted(np.sort(texts.queries), texts.known_queries)
         query_of_place = self._query_B[np.argsort(texts.queries, kind="stable")]
-        self._pairs = _Pairs(query_of_place[asked_P], number[rows + documents :])
+        first_remembered = len(every) - len(remembered)
+        positive_P = number[rows + documents : first_remembered]
+        self._pairs = _Pairs(query_of_place[asked_P], positive_P)
+        self._remembered_Q = number[first_remembered:]
 
     @property
     def num_rows(self) -> int:
@@ -100,7 +107,8 @@ class TextMask:
     ) -> dict[Term, np.ndarray]:
         """Negatives of these rows in one softmax over `terms`: (R, X) bool for each term.
 
-        X is N - B for the terms over hard negatives and B for all others; `counts` is added to.
+        X is N - B for the terms over hard negatives, Q for the memory and B for all others;
+        `counts` is added to.
         """
         row_R = np.arange(self.num_rows)[rows]
         related_RT = self._related(row_R)
@@ -150,22 +158,33 @@ class TextMask:
     ) -> dict[Term, np.ndarray]:
         """Terms over the documents as seen from the query, in one so that a text counts once."""
         num_rows, num_documents = self.num_rows, len(self._document_N)
-        own_RN = row_R[:, None] == self._owners_N[None, :]
-        is_positive_N = np.arange(num_documents) < num_rows
+        # remembered documents come last and belong to no row; N counts them too from here on
+        document_N = np.concatenate([self._document_N, self._remembered_Q])
+        owners_N = np.append(self._owners_N, np.full(len(self._remembered_Q), -1))
+        own_RN = row_R[:, None] == owners_N[None, :]
+        is_positive_N = np.arange(len(document_N)) < num_rows
+        is_remembered_N = np.arange(len(document_N)) >= num_documents
         members = {
             "own_negatives": own_RN & ~is_positive_N,
             "other_positives": ~own_RN & is_positive_N,
-            "other_negatives": ~own_RN & ~is_positive_N,
+            "other_negatives": ~own_RN & ~is_positive_N & ~is_remembered_N,
+            "memory": ~own_RN & is_remembered_N,
         }
         candidate_RN = np.zeros_like(own_RN)
         for term in terms:
             candidate_RN |= members[term]
-        same_text_RN = related_RT[:, self._document_N] & candidate_RN
+        same_text_RN = related_RT[:, document_N] & candidate_RN
         open_RN = candidate_RN & ~same_text_RN
         # a hard negative is of another class by choice, whoever's class its owner has
-        same_class_RN = open_RN & ~own_RN & self._same_class(row_R, self._owners_N)
+        same_class_RN = open_RN & ~own_RN & self._same_class(row_R, owners_N) & ~is_remembered_N
         open_RN &= ~same_class_RN
-        allowed_RN = open_RN & _first_of_its_text(open_RN, self._document_N)
+        allowed_RN = open_RN & _first_of_its_text(open_RN, document_N)
+        columns = {
+            "other_positives": slice(0, num_rows),
+            "own_negatives": slice(num_rows, num_documents),
+            "other_negatives": slice(num_rows, num_documents),
+            "memory": slice(num_documents, None),
+        }
         found: dict[Term, np.ndarray] = {}
         for term in terms:
             of_term_RN = members[term]
@@ -176,8 +195,7 @@ class TextMask:
             }
             kept_RN = allowed_RN & of_term_RN
             counts.add(term, int(kept_RN.sum()), masked)
-            columns = slice(0, num_rows) if term == "other_positives" else slice(num_rows, None)
-            found[term] = kept_RN[:, columns]
+            found[term] = kept_RN[:, columns[term]]
         return found
 
 

@@ -9,6 +9,7 @@ Term = Literal[
     "queries",
     "documents",
     "document_queries",
+    "memory",
 ]
 """Sets of candidates for row i, beside its positive:
 
@@ -18,8 +19,14 @@ other_negatives    query i with the hard negatives of other rows
 queries            query i with the queries of other rows
 documents          positive i with the positives of other rows
 document_queries   positive i with the queries of other rows
+memory             query i with documents of earlier batches, which get no gradient
 """
-DOCUMENT_TERMS: tuple[Term, ...] = ("own_negatives", "other_positives", "other_negatives")
+DOCUMENT_TERMS: tuple[Term, ...] = (
+    "own_negatives",
+    "other_positives",
+    "other_negatives",
+    "memory",
+)
 """Terms whose candidates are documents, seen from the query."""
 HARD_NEGATIVE_TERMS: tuple[Term, ...] = ("own_negatives", "other_negatives")
 """Terms whose candidates are hard negatives, N - B of them."""

@@ -1,6 +1,7 @@
 """Batches: tokens, text hashes and grades of the rows that a step trains on.
 
-Shape letters: B = queries, N = documents (B positives, then hard negatives), R = rows of a source.
+Shape letters: B = queries, N = documents (B positives, then hard negatives), R = rows of a source,
+Q = remembered documents, D = embedding size.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from model.encoder import Encoder
 from model.losses.masks import BatchTexts
@@ -28,6 +30,8 @@ class Batch:
     texts: BatchTexts
     scores: np.ndarray | None
     """(B,) grades, for graded tasks only."""
+    memory_QD: Tensor | None = None
+    """Embeddings of `texts.remembered`, without gradient."""
 
     @property
     def num_queries(self) -> int:

@@ -41,9 +41,9 @@ def plain_backward(
     Returns:
         The loss of the whole batch, detached.
     """
-    embedding = torch.cat([embed(part) for part in parts])
+    embedding = team.together(lambda: torch.cat([embed(part) for part in parts]))
     loss, gradient = _gradient(embedding, parts, num_texts, shares, team)
-    embedding.backward(gradient)
+    team.together(lambda: embedding.backward(gradient))
     return loss
 
 
@@ -60,15 +60,23 @@ def cached_backward(
     """
     states: list[list[Tensor]] = []
     embeddings: list[Tensor] = []
-    with torch.no_grad():
-        for part in parts:
-            states.append(_random_state())
-            embeddings.append(embed(part))
+
+    def embed_all() -> None:
+        with torch.no_grad():
+            for part in parts:
+                states.append(_random_state())
+                embeddings.append(embed(part))
+
+    team.together(embed_all)
     loss, gradient = _gradient(torch.cat(embeddings), parts, num_texts, shares, team)
     gradients = gradient.split([len(part) for part in parts])
-    for part, state, own in zip(parts, states, gradients, strict=True):
-        _set_random_state(state)
-        embed(part).backward(own)
+
+    def embed_again() -> None:
+        for part, state, own in zip(parts, states, gradients, strict=True):
+            _set_random_state(state)
+            embed(part).backward(own)
+
+    team.together(embed_again)
     return loss
 
 
@@ -84,9 +92,13 @@ def _gradient(
     in_order = embedding.detach()[torch.tensor(order, device=embedding.device)]
     leaf_MD = team.gather(in_order, sorted(texts), num_texts).requires_grad_()
     total = leaf_MD.new_zeros(())
-    for share in shares(leaf_MD, team):
-        share.backward()
-        total += share.detach()
+
+    def score() -> None:
+        for share in shares(leaf_MD, team):
+            share.backward()
+            total.add_(share.detach())
+
+    team.together(score)
     gradient_MD = torch.zeros_like(leaf_MD) if leaf_MD.grad is None else leaf_MD.grad
     team.add_up(gradient_MD)
     return team.add_up(total), gradient_MD[torch.tensor(texts, device=embedding.device)]

@@ -1,12 +1,14 @@
 """The loss of one batch as a function of its embeddings, row by row, and what it was made of.
 
-Shape letters: B = rows, N = documents, M = B + N texts, R = rows of a slice, D = embedding size.
+Shape letters: B = rows, N = documents, M = B + N texts, R = rows of a slice,
+Q = remembered documents, D = embedding size.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.losses.contrastive import Similarities, contrastive_loss
@@ -22,6 +24,8 @@ from model.training.batches import Batch
 from model.training.settings import LossSettings
 from model.training.team import Team
 
+NOT_IN_BATCH: tuple[Term, ...] = (*EXPLICIT_TERMS, "memory")
+"""Terms whose negatives were chosen for the row or come from earlier batches."""
 ROWS_AT_ONCE = 1024
 """Rows whose similarities exist at once: the loss of a large batch needs no large matrix."""
 
@@ -36,6 +40,7 @@ class GradedObjective:
     masked_by_score = 0.0
     in_batch_negatives = 0.0
     hard_negatives = 0.0
+    memory_negatives = 0.0
 
     def __init__(
         self, batch: Batch, loss: LossSettings, *, sizes: list[int], device: torch.device
@@ -59,12 +64,15 @@ class GradedObjective:
 
         yield matryoshka_mean(graded, embedding_MD, self._sizes)
 
+    def add_up_counts(self, team: Team) -> None:
+        """A graded loss counts nothing."""
+
 
 class ContrastiveObjective:
     """A contrastive loss at every Matryoshka size, computed in slices of rows.
 
     Masks are made once per slice, from texts and from scores at full dimension, and serve all
-    sizes. The counts are complete once `shares` has been used up.
+    sizes. The counts are those of this process until `add_up_counts`.
     """
 
     def __init__(
@@ -78,7 +86,14 @@ class ContrastiveObjective:
         device: torch.device,
     ) -> None:
         self._mask = TextMask(batch.texts)
-        self._settings = replace(preset.loss, temperature=loss.temperature, hardness=loss.hardness)
+        softmaxes = preset.loss.softmaxes
+        self._settings = replace(
+            preset.loss,
+            softmaxes=softmaxes if batch.memory_QD is None else _with_memory(softmaxes),
+            temperature=loss.temperature,
+            hardness=loss.hardness,
+        )
+        self._memory_QD = batch.memory_QD
         self._spread_out = loss.spread_out
         self._margin = preset.student_margin if use_student_margin else None
         self._sizes = sizes
@@ -96,10 +111,9 @@ class ContrastiveObjective:
         starts = range(0, num_rows, width)
         for start in starts[team.rank :: team.size]:
             yield self._share(embedding_MD, slice(start, min(start + width, num_rows)))
-        self._add_up_counts(team)
 
-    def _add_up_counts(self, team: Team) -> None:
-        """Make the counts those of the whole batch."""
+    def add_up_counts(self, team: Team) -> None:
+        """Make the counts those of the whole batch, when every process has used up its shares."""
         names: list[Term] = [term for terms in self._settings.softmaxes for term in terms]
         allowed = [self._counts.allowed.get(term, 0) for term in names]
         masked = [self._counts.masked.get(reason, 0) for reason in MASK_REASONS]
@@ -112,11 +126,11 @@ class ContrastiveObjective:
 
     def _share(self, embedding_MD: Tensor, rows: slice) -> Tensor:
         num_rows = self._mask.num_rows
-        full = Similarities(embedding_MD[:num_rows], embedding_MD[num_rows:], rows)
+        full = self._similarities(embedding_MD, rows)
         allowed = [self._allowed(terms, full) for terms in self._settings.softmaxes]
 
         def of_rows(prefix_MD: Tensor) -> Tensor:
-            cut = Similarities(prefix_MD[:num_rows], prefix_MD[num_rows:], rows)
+            cut = self._similarities(prefix_MD, rows)
             return contrastive_loss(cut, allowed, self._settings)
 
         total = matryoshka_mean(of_rows, embedding_MD, self._sizes)
@@ -124,6 +138,14 @@ class ContrastiveObjective:
             positive_BD = full.document_ND[:num_rows]
             total = total + self._spread_out * spread_out(full.query_BD, positive_BD, rows)
         return total / num_rows
+
+    def _similarities(self, prefix_MD: Tensor, rows: slice) -> Similarities:
+        """Of the slice, with remembered documents cut to the size of the prefix."""
+        memory_QD = self._memory_QD
+        if memory_QD is not None:
+            memory_QD = F.normalize(memory_QD[:, : prefix_MD.shape[1]], dim=-1)
+        num_rows = self._mask.num_rows
+        return Similarities(prefix_MD[:num_rows], prefix_MD[num_rows:], rows, memory_QD)
 
     def _allowed(self, terms: tuple[Term, ...], full: Similarities) -> dict[Term, Tensor]:
         allowed: dict[Term, Tensor] = {
@@ -139,13 +161,19 @@ class ContrastiveObjective:
 
     @property
     def in_batch_negatives(self) -> float:
-        """Candidates nobody chose for the row, allowed by the texts, mean over rows."""
-        return self._mean(explicit=False)
+        """Candidates in the batch nobody chose for the row, allowed by texts, mean over rows."""
+        every = sum(self._counts.allowed.values())
+        return (every - self._count(*NOT_IN_BATCH)) / self._mask.num_rows
 
     @property
     def hard_negatives(self) -> float:
         """Own hard negatives allowed by the texts, mean over rows."""
-        return self._mean(explicit=True)
+        return self._count(*EXPLICIT_TERMS) / self._mask.num_rows
+
+    @property
+    def memory_negatives(self) -> float:
+        """Documents of earlier batches allowed by the texts, mean over rows."""
+        return self._count("memory") / self._mask.num_rows
 
     @property
     def masked_share(self) -> float:
@@ -157,10 +185,13 @@ class ContrastiveObjective:
         """Candidates dropped by the student's margin over those the texts allow."""
         return self._masked_by_score / max(1, sum(self._counts.allowed.values()))
 
-    def _mean(self, *, explicit: bool) -> float:
-        allowed = self._counts.allowed.items()
-        wanted = [number for term, number in allowed if (term in EXPLICIT_TERMS) == explicit]
-        return sum(wanted) / self._mask.num_rows
+    def _count(self, *terms: Term) -> int:
+        return sum(self._counts.allowed.get(term, 0) for term in terms)
+
+
+def _with_memory(softmaxes: tuple[tuple[Term, ...], ...]) -> tuple[tuple[Term, ...], ...]:
+    """Remembered documents stand wherever the positives of other rows do."""
+    return tuple((*terms, "memory") if "other_positives" in terms else terms for terms in softmaxes)
 
 
 Objective = GradedObjective | ContrastiveObjective

@@ -45,6 +45,16 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
+class MemorySettings:
+    """Documents of earlier batches as further negatives."""
+
+    batches: int
+    """Batches whose documents are remembered."""
+    from_step: int
+    """First step, counted from 1, that uses them: early embeddings are soon out of date."""
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Values of a training; every field is required."""
 
@@ -83,6 +93,8 @@ class TrainSettings:
     """Whether blocks are computed again in the backward pass instead of kept."""
     lora: LoraSettings | None = None
     """None trains every weight."""
+    memory: MemorySettings | None = None
+    """None takes negatives from the batch alone."""
 
     @property
     def loss_settings(self) -> LossSettings:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
 from model.encoder import Encoder
+from model.training.memory import DocumentMemory
 from model.training.micro_batches import MicroBatches
 from model.training.team import Team
 
@@ -19,13 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingState:
-    """Weights, optimiser and size of the micro-batches; saved and restored together, exactly."""
+    """Weights, optimiser, micro-batches and memory; saved and restored together, exactly."""
 
     def __init__(
         self,
         encoder: Encoder,
         optimizer: torch.optim.Optimizer,
         micro_batches: MicroBatches,
+        memory: DocumentMemory,
         *,
         folder: Path,
         fingerprint: dict[str, Any],
@@ -34,6 +36,7 @@ class TrainingState:
         self._encoder = encoder
         self._optimizer = optimizer
         self._micro_batches = micro_batches
+        self._memory = memory
         self._folder = folder
         self._fingerprint = fingerprint
 
@@ -44,10 +47,11 @@ class TrainingState:
             save_checkpoint(
                 self._folder / "steps",
                 step=step,
-                tensors=weights | optimizer_tensors(self._optimizer),
+                tensors=weights | optimizer_tensors(self._optimizer) | self._memory.tensors(),
                 state={
                     "log_bytes": log_bytes,
                     "micro_batch_tokens": self._micro_batches.tokens,
+                    "memory": self._memory.sources(),
                     "training": self._fingerprint,
                 },
                 keep=CHECKPOINTS_KEPT,
@@ -75,6 +79,7 @@ class TrainingState:
         }
         self._encoder.load_state_dict(self._encoder.state_dict() | weights)
         restore_optimizer(self._optimizer, checkpoint.tensors)
+        self._memory.restore(checkpoint.state["memory"], checkpoint.tensors, self._encoder.device)
         self._micro_batches.tokens = int(checkpoint.state["micro_batch_tokens"])
         logger.info("resumed after step %d", checkpoint.step)
         return checkpoint.step, int(checkpoint.state["log_bytes"])

@@ -39,6 +39,8 @@ class StepRecord:
     """Forward passes the batch was cut into."""
     is_grad_cached: bool
     """Whether the batch was embedded twice to fit the memory."""
+    memory_negatives: float = 0.0
+    """Documents of earlier batches per query, after masks."""
 
 
 class StepLog:
@@ -115,6 +117,7 @@ def summarise(records: list[StepRecord]) -> dict[str, Any]:
         "masked_by_score": fmean(record.masked_by_score for record in records),
         "in_batch_negatives": fmean(record.in_batch_negatives for record in records),
         "hard_negatives": fmean(record.hard_negatives for record in records),
+        "memory_negatives": fmean(record.memory_negatives for record in records),
         "tokens_seen": sum(record.tokens for record in records),
         "by_source": {
             name: {

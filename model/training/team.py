@@ -8,12 +8,15 @@ are others: loss and gradient are those of one process with the whole batch.
 Shape letters: M = texts of the batch, D = embedding size.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+Result = TypeVar("Result")
 FLAT_NUMBERS = 64 * 1024 * 1024
 """Numbers of gradient that are added up in one message."""
 
@@ -56,7 +59,7 @@ class Team:
         """Embeddings (M, D) of all texts, from those of this process, without a graph."""
         if self.size == 1:
             return embedding.detach()
-        every_MD = embedding.new_zeros((num_texts, embedding.shape[1]))
+        every_MD = self.together(lambda: embedding.new_zeros((num_texts, embedding.shape[1])))
         every_MD[torch.tensor(texts, device=embedding.device)] = embedding.detach()
         return self.add_up(every_MD)
 
@@ -86,6 +89,30 @@ class Team:
         parts = flat.split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, which holds no collective; out of memory on one is so on all.
+
+        Without it the others would wait for ever in the next collective for the one that gave up.
+
+        Raises:
+            torch.OutOfMemoryError: On every process alike.
+        """
+        if self.size == 1:
+            return work()
+        results: list[Result] = []
+        with contextlib.suppress(torch.OutOfMemoryError):
+            results.append(work())
+        if self.any(not results):
+            raise torch.OutOfMemoryError("a process of this training is out of memory")
+        return results[0]
+
+    def least(self, number: int) -> int:
+        """The smallest number of any process."""
+        own = torch.tensor(-number, device=self._device)
+        if self.size > 1:
+            dist.all_reduce(own, dist.ReduceOp.MAX)
+        return -int(own.item())
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process."""

@@ -7,7 +7,7 @@ checkpoint holds tensors and a step number, and resuming replays nothing.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from model.precision import decoder_autocast
 from model.training.batches import Batch, BatchPlan
 from model.training.form import trained_form
 from model.training.grad_cache import cached_backward, plain_backward
+from model.training.memory import DocumentMemory
 from model.training.micro_batches import MicroBatches
 from model.training.objective import Objective, objective_of
 from model.training.order import draw_sources
@@ -138,10 +139,12 @@ class Trainer:
             fused=True,
         )
         self._micro_batches = MicroBatches(settings.micro_batch_tokens, is_packed=encoder.is_packed)
+        self._memory = DocumentMemory(settings.memory)
         self.state = TrainingState(
             encoder,
             self._optimizer,
             self._micro_batches,
+            self._memory,
             folder=folder,
             fingerprint=self._fingerprint(),
         )
@@ -154,20 +157,28 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: Before the weights are touched.
-            torch.OutOfMemoryError: Even the smallest micro-batches do not fit, or several
-                processes would have to agree on smaller ones.
+            torch.OutOfMemoryError: Even the smallest micro-batches do not fit.
         """
+        source, batch = self._plan.source_of(step), self._plan.batch(step)
         while True:
             try:
-                return self._step(step)
+                record, document_ND = self._fill_gradients(step, source, batch)
+                break
             except torch.OutOfMemoryError:
-                if self._team.size > 1 or not self._micro_batches.can_halve:
+                if not self._micro_batches.can_halve:
                     raise
             self._micro_batches.halve(step)
+        # outside of the loop: a step of the optimiser that breaks off must not be taken twice
+        self._optimizer.step()
+        self._memory.add(source, batch, document_ND)
+        return record
 
-    def _step(self, step: int) -> StepRecord:
+    def _fill_gradients(
+        self, step: int, source: TrainingSource, batch: Batch
+    ) -> tuple[StepRecord, Tensor]:
+        """Gradients of all weights; what is told of the step, and embeddings of the N documents."""
         rate = self._begin(step)
-        source, batch = self._plan.source_of(step), self._plan.batch(step)
+        batch = self._memory.recall(step, source, batch)
         objective = objective_of(
             batch,
             is_in_batch=source.is_in_batch,
@@ -179,11 +190,10 @@ class Trainer:
         lengths = [len(item.ids) for item in batch.items]
         parts = self._micro_batches.parts(lengths, self._team)
         is_cached = len(parts) > 1
-        loss, norm = self._backward(batch, parts, objective, is_cached=is_cached)
+        loss, norm, document_ND = self._backward(batch, parts, objective, is_cached=is_cached)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._report_divergence(step, source.name, batch, loss, norm)
-        self._optimizer.step()
-        return StepRecord(
+        record = StepRecord(
             step=step,
             source=source.name,
             loss=loss,
@@ -197,7 +207,9 @@ class Trainer:
             tokens=sum(lengths),
             micro_batches=len(parts),
             is_grad_cached=is_cached,
+            memory_negatives=objective.memory_negatives,
         )
+        return record, document_ND
 
     def _begin(self, step: int) -> float:
         """Set the learning rate and the random state of the step; return the rate."""
@@ -217,7 +229,8 @@ class Trainer:
 
     def _backward(
         self, batch: Batch, parts: list[list[int]], objective: Objective, *, is_cached: bool
-    ) -> tuple[float, float]:
+    ) -> tuple[float, float, Tensor]:
+        """Fill the gradients; loss, norm before clipping, and embeddings of the N documents."""
         self._optimizer.zero_grad(set_to_none=True)
         backward = cached_backward if is_cached else plain_backward
 
@@ -226,10 +239,17 @@ class Trainer:
             with decoder_autocast(self._encoder.device, self._settings.precision):
                 return self._encoder.embed(items)
 
-        loss = backward(embed, parts, len(batch.items), objective.shares, self._team)
+        seen: list[Tensor] = []
+
+        def shares(embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
+            seen.append(embedding_MD.detach()[batch.num_queries :])
+            yield from objective.shares(embedding_MD, team)
+
+        loss = backward(embed, parts, len(batch.items), shares, self._team)
+        objective.add_up_counts(self._team)
         self._team.add_up_gradients(self._parameters)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
-        return loss.item(), norm.item()
+        return loss.item(), norm.item(), seen[0]
 
     def _report_divergence(
         self, step: int, source: str, batch: Batch, loss: float, norm: float
@@ -250,7 +270,10 @@ class Trainer:
             [held.source.name, held.source.table.num_rows, held.source.weight]
             for held in self._plan.sources
         ]
-        fingerprint = {"settings": asdict(self._settings), "sources": sources}
+        settings = asdict(self._settings)
+        # a checkpoint has its own, which the device's memory decided
+        del settings["micro_batch_tokens"]
+        fingerprint = {"settings": settings, "sources": sources}
         return json.loads(json.dumps(fingerprint))
 
 

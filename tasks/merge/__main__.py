@@ -108,9 +108,7 @@ def _score(candidates: dict[str, Path], params: Params, machine: Machine) -> dic
     scores = {}
     for name, folder in candidates.items():
         encoder = Encoder.load(folder, device=machine.device, attn_implementation=attention)
-        scores[name] = score_encoder(
-            encoder, chosen, training.micro_batch_tokens, machine.precision
-        )
+        scores[name] = score_encoder(encoder, chosen, training.tokens_at_once, machine.precision)
         logger.info("%s: %s on the development split", name, scores[name])
     return {
         "scores": scores,

@@ -57,7 +57,7 @@ class Ingredients:
             loss=training.loss,
             temperature=settings.temperature,
             max_length_tokens=training.max_length_tokens,
-            micro_batch_tokens=training.micro_batch_tokens,
+            micro_batch_tokens=training.tokens_at_once,
             precision=machine.precision,
             seed=settings.seed,
         )

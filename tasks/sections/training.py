@@ -13,6 +13,9 @@ from pydantic import (
 
 from tasks.sections.base import Fraction, Name, Section, Share, Task
 
+UNSOUGHT_TOKENS = 4096
+"""What `micro_batch_tokens: auto` stands for where nothing is tried."""
+
 
 class Scratch(Section):
     """A small Qwen3-type decoder and its tokenizer, trained on the ingested documents."""
@@ -103,6 +106,15 @@ class Lora(Section):
     """Ends of the names of the layers that are adapted, such as q_proj."""
 
 
+class Memory(Section):
+    """Documents of earlier batches as further negatives, without gradient (GigaEmbeddings)."""
+
+    batches: PositiveInt
+    """Batches whose documents are remembered, over all sources; their embeddings are that old."""
+    from_step: PositiveInt
+    """First step that uses them: early embeddings are soon out of date."""
+
+
 class Training(Section):
     """One contrastive training: sections pretrain and finetune, and multitask.training."""
 
@@ -110,13 +122,16 @@ class Training(Section):
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=2)]
     """Queries per optimiser step, all of one source."""
-    micro_batch_tokens: PositiveInt
-    """Tokens per forward pass; a larger batch takes GradCache's second pass."""
+    micro_batch_tokens: PositiveInt | Literal["auto"]
+    """Tokens per forward pass; a larger batch takes GradCache's second pass. `auto` finds the most
+    that fits the GPU by trying, once per machine and model; on a processor it is 4096."""
     activation_checkpointing: bool
     """Whether decoder blocks are computed again in the backward pass instead of kept: a fraction of
     the memory of activations, for one more forward pass."""
     lora: Lora | None
     """Adapters that are trained in place of the decoder; null trains every weight."""
+    memory: Memory | None
+    """Documents of earlier batches of the same source as further negatives; null takes none."""
     max_length_tokens: PositiveInt
     learning_rate: PositiveFloat
     min_learning_rate_share: Share
@@ -148,6 +163,11 @@ class Training(Section):
     """Steps averaged into one point of the plotted curves."""
     checkpoint_every_steps: PositiveInt
     seed: NonNegativeInt
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens per forward pass outside of a training, where no size is sought."""
+        return UNSOUGHT_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:

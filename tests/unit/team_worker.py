@@ -1,5 +1,6 @@
 """One process of a team: loss and gradient of many batches, written by the leading one."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -11,15 +12,25 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from model.encoder import Encoder
 from model.losses.presets import PRESETS
 from model.tokenization import token_budget_batches
+from model.training.activations import recompute_activations
 from model.training.batches import Batch, BatchPlan
 from model.training.grad_cache import cached_backward, plain_backward
+from model.training.lora import Adapters
+from model.training.memory import DocumentMemory
 from model.training.objective import objective_of
-from model.training.settings import LossSettings, TrainingSource, TrainSettings
+from model.training.settings import (
+    LoraSettings,
+    LossSettings,
+    MemorySettings,
+    TrainingSource,
+    TrainSettings,
+)
 from model.training.team import Team
 
 WORDS = [*"самовар чай озеро река гора лес".split(), *"поезд дом кот печь снег".split()]  # noqa: SIM905 - a list to be read
@@ -35,12 +46,17 @@ class Case(NamedTuple):
     cached: bool
     sizes: tuple[int, ...]
     seed: int
+    extra: str = ""
+    """What the training does besides: adapters, recomputed activations or a memory."""
 
 
 def cases() -> Iterator[Case]:
     """Every loss with 0, 1 and 7 negatives, by both backward passes, with Matryoshka sizes."""
     for loss, negatives, cached in itertools.product(PRESETS, (0, 1, 7), (False, True)):
         yield Case("retrieval", loss, negatives, cached, (32, 8), seed=len(loss) + negatives)
+    for negatives, cached in itertools.product((0, 1, 7), (False, True)):
+        for extra in ("lora", "activations", "memory"):
+            yield Case("retrieval", "giga", negatives, cached, (32, 8), 3 + negatives, extra)
     for task, cached in itertools.product(("classification", "sts"), (False, True)):
         yield Case(task, "giga", 3, cached, (32,), seed=1)
 
@@ -76,10 +92,38 @@ def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
     return BatchPlan([source], np.zeros(1, dtype=int), settings, encoder, folder).batch(1)
 
 
+def with_memory(batch: Batch, seed: int) -> Batch:
+    """The batch with a memory of its own documents in another order, as other vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    source = TrainingSource("s", "retrieval", "", "", pa.table({}), 1.0)
+    memory = DocumentMemory(MemorySettings(batches=2, from_step=1))
+    vectors = torch.randn((len(batch.texts.documents), 32), generator=generator)
+    unknown = batch.texts.documents + np.arange(len(vectors)) % 2  # every second text is new
+    texts = dataclasses.replace(batch.texts, documents=unknown)
+    memory.add(source, dataclasses.replace(batch, texts=texts), F.normalize(vectors, dim=-1))
+    return memory.recall(1, source, batch)
+
+
+def encoder_of(model: Path, extra: str) -> Encoder:
+    """The model, in the form that a training with this extra has."""
+    encoder = Encoder.load(model)
+    if extra == "lora":
+        Adapters(encoder, LoraSettings(4, 8, 0.0, ("q_proj", "down_proj")), seed=1)
+        torch.manual_seed(2)
+        for name, weight in encoder.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.2)
+    if extra == "activations":
+        recompute_activations(encoder)
+    return encoder.train()
+
+
 def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """Counts and loss of the case, and the gradient of every weight."""
     team = Team()
     batch = batch_of(encoder, case, folder)
+    if case.extra == "memory":
+        batch = with_memory(batch, case.seed)
     objective = objective_of(
         batch,
         is_in_batch=case.task == "retrieval",
@@ -98,13 +142,15 @@ def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str,
         lambda part: encoder.embed([batch.items[text] for text in part]),
         parts, len(batch.items), objective.shares, team,
     )  # fmt: skip
-    team.add_up_gradients(encoder.parameters())
+    objective.add_up_counts(team)
+    team.add_up_gradients(p for p in encoder.parameters() if p.requires_grad)
     facts = {
         "loss": loss.item(),
         "in_batch_negatives": objective.in_batch_negatives,
         "hard_negatives": objective.hard_negatives,
         "masked_share": objective.masked_share,
         "masked_by_score": objective.masked_by_score,
+        "memory_negatives": objective.memory_negatives,
     }
     gradients = {
         name: weight.grad.clone()
@@ -117,10 +163,11 @@ def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str,
 def measure_all(model: Path, folder: Path) -> None:
     """Write facts.json and gradients.safetensors of all cases into `folder`."""
     torch.set_num_threads(1)
-    encoder, team = Encoder.load(model), Team()
+    team = Team()
+    encoders = {case.extra: encoder_of(model, case.extra) for case in cases()}
     facts, gradients = [], {}
     for number, case in enumerate(cases()):
-        found, weights = measure(encoder, case, folder / f"tokens-{team.rank}")
+        found, weights = measure(encoders[case.extra], case, folder / f"tokens-{team.rank}")
         facts.append(found)
         gradients |= {f"{number}/{name}": gradient for name, gradient in weights.items()}
     if team.leads:

@@ -203,6 +203,30 @@ def test_pretrain_writes_model_metrics_curves_and_log(workspace: Path) -> None:
     assert not (workspace / ".samovar" / "checkpoints" / "pretrain").exists()
 
 
+def test_micro_batches_of_auto_are_of_the_documented_size_on_a_processor(workspace: Path) -> None:
+    """The sample profile's own number is the same, so the outputs are too."""
+    pretrain(params_of(workspace))
+    expected = outputs(workspace / "artifacts" / "pretrain")
+    profile = load_params(PROFILE).pretrain.training.model_dump()
+    training = {**profile, **TRAINING, "micro_batch_tokens": "auto"}
+    pretrain(params_of(workspace, pretrain={"training": training}))
+    assert outputs(workspace / "artifacts" / "pretrain") == expected
+
+
+def test_adapters_and_memory_of_a_section_reach_the_training(workspace: Path) -> None:
+    profile = load_params(PROFILE).pretrain.training.model_dump()
+    training = {
+        **profile, **TRAINING,
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.1, "target_modules": ["q_proj"]},
+        "memory": {"batches": 2, "from_step": 2},
+        "activation_checkpointing": True,
+    }  # fmt: skip
+    pretrain(params_of(workspace, pretrain={"training": training}))
+    metrics = json.loads((workspace / "artifacts/pretrain/metrics.json").read_text())
+    assert metrics["memory_negatives"] > 1
+    assert Encoder.load(workspace / "artifacts/pretrain/model").embedding_size == 32
+
+
 def test_the_multitask_variant_has_its_own_sources_seed_and_folder(workspace: Path) -> None:
     multitask("one", params_of(workspace))
     metrics = json.loads((workspace / "artifacts/multitask/one/metrics.json").read_text())

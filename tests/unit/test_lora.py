@@ -19,9 +19,7 @@ from model.training.trainer import train
 from tests.unit.test_grad_cache import batch_of
 from tests.unit.test_trainer import SETTINGS, source_of, weights_of
 
-LORA = LoraSettings(
-    rank=4, alpha=6, dropout=0.3, target_modules=("q_proj", "v_proj", "down_proj")
-)
+LORA = LoraSettings(rank=4, alpha=6, dropout=0.3, target_modules=("q_proj", "v_proj", "down_proj"))
 ADAPTED = dataclasses.replace(SETTINGS, lora=LORA, micro_batch_tokens=150)
 
 

@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from flows.server import free_port
+from model.training.step_log import read_records
 from model.training.team import Team
 from tests.unit.team_worker import Case, cases, measure_all
+from tests.unit.test_trainer import table_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = list(cases())
@@ -39,23 +42,13 @@ def together(
 ) -> Measured:
     """Two or three processes over gloo, as torchrun starts them."""
     folder, size = tmp_path_factory.mktemp("team"), request.param
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(size),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "tests.unit.team_worker", str(pico_folder), str(folder)]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank)})
-        for rank in range(size)
-    ]
+    processes = start_team(size, "tests.unit.team_worker", str(pico_folder), str(folder))
     assert [process.wait(240) for process in processes] == [0] * size
     return read(folder)
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: "-".join(
-    str(value) for value in CASES[number][:4]
+    str(value) for value in (*CASES[number][:4], CASES[number].extra)
 ))  # fmt: skip
 def test_loss_and_gradients_are_those_of_one_process(
     number: int, alone: Measured, together: Measured
@@ -78,6 +71,50 @@ def test_the_cases_mask_by_text_and_by_score(alone: Measured) -> None:
     assert any(found["masked_by_score"] > 0 for found in of_qwen3)
     retrieval = [f for case, f in zip(CASES, facts, strict=True) if case.task == "retrieval"]
     assert sum(found["masked_share"] > 0 for found in retrieval) > len(retrieval) / 2
+
+
+def test_the_cases_have_adapters_and_remembered_documents(alone: Measured) -> None:
+    facts, gradients = alone
+    for number, case in enumerate(CASES):
+        assert (facts[number]["memory_negatives"] > 1) == (case.extra == "memory")
+        names = [name for name in gradients if name.startswith(f"{number}/")]
+        assert all("lora_" in name for name in names) == (case.extra == "lora")
+
+
+def start_team(size: int, module: str, *arguments: str) -> list[subprocess.Popen[bytes]]:
+    """Processes over gloo, as torchrun starts them."""
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(size),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", module, *arguments]
+    return [
+        subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank)})
+        for rank in range(size)
+    ]
+
+
+def test_a_team_goes_on_with_smaller_parts_when_one_process_is_out_of_memory(
+    pico_folder: Path, pico_texts: list[str], tmp_path: Path
+) -> None:
+    """Process 1 gives up in its backward pass; both halve, and end with equal weights."""
+    pq.write_table(table_of(pico_texts, [0, 1, 2, 3] * 5), tmp_path / "table.parquet")
+    steps, weights = [], []
+    for name, room in (("roomy", 10**9), ("small", 60)):
+        folder = tmp_path / name
+        arguments = [str(pico_folder), str(tmp_path / "table.parquet"), str(folder), str(room)]
+        processes = start_team(2, "tests.unit.oom_worker", *arguments)
+        assert [process.wait(200) for process in processes] == [0, 0]
+        steps.append(read_records(folder / "training.jsonl"))
+        weights.append([torch.load(folder / f"weights-{rank}.pt") for rank in (0, 1)])
+    assert {record.micro_batches for record in steps[0]} == {1}
+    assert steps[1][-1].micro_batches > 1
+    losses = [[record.loss for record in records] for records in steps]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    for name, tensor in weights[1][0].items():
+        assert torch.equal(tensor, weights[1][1][name]), name
 
 
 class _Of(Team):

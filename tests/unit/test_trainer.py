@@ -22,7 +22,7 @@ from model.checkpoint import load_latest
 from model.encoder import Encoder, TokenizedText
 from model.training import micro_batches
 from model.training.schedule import learning_rate_at
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
 from model.training.step_log import StepRecord, read_records, summarise, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import NonFiniteLossError, train
@@ -331,11 +331,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 from model.encoder import Encoder
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
 from model.training.trainer import train
 
 model, folder, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 torch.set_num_threads(1)
+settings["lora"] = settings["lora"] and LoraSettings(**settings["lora"])
+settings["memory"] = settings["memory"] and MemorySettings(**settings["memory"])
 source = TrainingSource("pairs", "retrieval", "Q: ", "", pq.read_table("table.parquet"), 1.0)
 train(Encoder.load(model), [source], checkpoint_folder=folder / "checkpoint",
       log_path=folder / "training.jsonl", settings=TrainSettings(**settings))
@@ -353,15 +355,26 @@ def kill_after(lines: int, log: Path, process: subprocess.Popen[bytes]) -> None:
     assert process.wait(60) == -signal.SIGKILL
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "lora-memory": {
+        "lora": LoraSettings(rank=2, alpha=4, dropout=0.1, target_modules=("q_proj", "up_proj")),
+        "memory": MemorySettings(batches=4, from_step=3),
+    },
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_a_killed_process_is_continued_to_the_same_bytes(
-    pico_folder: Path, pico_texts: list[str], tmp_path: Path
+    pico_folder: Path, pico_texts: list[str], tmp_path: Path, options: str
 ) -> None:
     """SIGKILL, which no handler sees, at a step that is no checkpoint; the rest by another one."""
     table = table_of(pico_texts, [0, 1, 2, 3] * 5)
     pq.write_table(table, tmp_path / "table.parquet")
     settings = dataclasses.replace(
-        SETTINGS, max_steps=60, checkpoint_every_steps=7, micro_batch_tokens=300, precision="bf16"
-    )
+        SETTINGS, max_steps=60, checkpoint_every_steps=7, micro_batch_tokens=300, precision="bf16",
+        **OPTIONS[options],
+    )  # fmt: skip
     arguments = [str(pico_folder), str(tmp_path / "cut"), json.dumps(dataclasses.asdict(settings))]
     log = tmp_path / "cut" / "training.jsonl"
     kill_after(
