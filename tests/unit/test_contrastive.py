@@ -83,7 +83,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pico_folder: Path
 def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
     """The sample profile with pico numbers and `sections` merged into it."""
     content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    content["compute"] = {"device": "cpu", "precision": "fp32", "threads": 1}
+    content["compute"] = {
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+        "processes": 1,
+    }
     for stage in ("pretrain", "finetune", "multitask"):
         content[stage]["training"] |= TRAINING
     content["multitask"]["variants"] = {

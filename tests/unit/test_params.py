@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from tasks.params import Params, ParamsError, load_params
+from tasks.sections.base import Section
+from tasks.sections.data import Fields, Source
 
 PROFILES = sorted((Path(__file__).parents[2] / "infra" / "profiles").glob("*.yaml"))
 SAMPLE = next(path for path in PROFILES if path.stem == "sample")
@@ -150,3 +153,33 @@ def test_a_section_cannot_be_changed(tmp_path: Path) -> None:
     params = load(tmp_path, lambda _: None)
     with pytest.raises(ValueError, match="frozen"):
         params.prune.fraction = 0.5
+
+
+def sections(base: type[BaseModel] = Section) -> list[type[BaseModel]]:
+    """Every class of a mapping of params.yaml."""
+    below = base.__subclasses__()
+    return below + [deeper for each in below for deeper in sections(each)]
+
+
+def test_every_value_says_what_it_is() -> None:
+    """The meaning of a key stands in one place, the class of its section."""
+    bare = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        if section is not Params  # its fields are sections, which say it in their own docstring
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert not bare
+
+
+def test_no_value_has_a_default_in_code() -> None:
+    """params.yaml holds every value of a run; only columns and rare switches of a source may go."""
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        if section not in {Fields, Source}
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    ]
+    assert not silent
