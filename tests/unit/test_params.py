@@ -112,6 +112,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["pretrain"]["training"].update(warmup_steps=10**6),
         r"warmup_steps 1000000 must be below max_steps",
     ),
+    "prefix longer than the embedding": (
+        lambda c: c["finetune"]["training"].update(matryoshka_dims=[64, 193]),
+        r"finetune\.training\.matryoshka_dims \[193\] exceed backbone\.scratch\.hidden_size 192",
+    ),
     "scratch without its settings": (
         lambda c: c["backbone"].update(scratch=None),
         r"source: scratch needs a mapping",
