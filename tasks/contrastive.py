@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.encoder import Encoder
+from model.losses.presets import PRESETS
+from model.losses.terms import EXPLICIT_TERMS
 from model.precision import Precision
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
@@ -72,6 +74,7 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
 def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine) -> None:
     sources = load_sources(params.prompts, stage)
     warn_about_small_sources(sources, stage.training.batch_size)
+    warn_about_idle_rows(sources, stage.training)
     work = CHECKPOINTS / stage.name / _key(params, stage, machine.precision)
     log = work / "training.jsonl"
     try:
@@ -128,7 +131,18 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
         for task in tasks:
             own = rows.filter(pc.field("task") == task)
             title = name if len(tasks) == 1 else f"{name}-{task}"
-            sources.append(_source(prompts, title, task, own, weight))
+            source = TrainingSource(
+                name=title,
+                task=task,
+                prompt=query_prompt(prompts, task),
+                document_prompt=document_prompt(prompts, task),
+                table=own,
+                weight=weight,
+            )
+            fault = _fault(source, stage.training)
+            if fault is not None:
+                raise StageError(f"{stage.name}: source {title!r} of task {task}: {fault}")
+            sources.append(source)
     return sources
 
 
@@ -151,6 +165,20 @@ def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> 
             )
 
 
+def warn_about_idle_rows(sources: list[TrainingSource], training: Training) -> None:
+    """Log each source with rows that teach nothing: they have no negative and get none in-batch."""
+    for source in sources:
+        idle = int((_lengths(source.table["negatives"]) == 0).sum())
+        if idle and _needs_own_negatives(source, training.loss):
+            logger.warning(
+                "source %s: %d of %d rows have no negative of their own and get none from the "
+                "batch: they add 0 to the loss",
+                source.name,
+                idle,
+                source.table.num_rows,
+            )
+
+
 def _read_examples(stage: ContrastiveStage) -> pa.Table:
     table = read_table(INGESTED, COLUMNS)
     if SYNTHETIC in stage.weights:
@@ -163,24 +191,8 @@ def _read_examples(stage: ContrastiveStage) -> pa.Table:
     return pa.concat_tables([table.filter(~is_replaced), mined])
 
 
-def _source(
-    prompts: Prompts, name: str, task: str, table: pa.Table, weight: float
-) -> TrainingSource:
-    source = TrainingSource(
-        name=name,
-        task=task,
-        prompt=query_prompt(prompts, task),
-        document_prompt=document_prompt(prompts, task),
-        table=table,
-        weight=weight,
-    )
-    fault = _fault(source)
-    if fault is not None:
-        raise StageError(f"source {name!r} of task {task}: {fault}")
-    return source
-
-
-def _fault(source: TrainingSource) -> str | None:
+def _fault(source: TrainingSource, training: Training) -> str | None:
+    """Why the source cannot be trained on, None if it can."""
     table = source.table
     without = int((_lengths(table["positives"]) == 0).sum())
     if without:
@@ -190,13 +202,32 @@ def _fault(source: TrainingSource) -> str | None:
             f"{table['score'].null_count} of {table.num_rows} rows have no score: "
             "map the field `score` of the source, or give it the task nli"
         )
-    has_negatives = bool(_lengths(table["negatives"]).any())
-    if not (source.is_in_batch or source.is_graded or has_negatives):
+    if not _needs_own_negatives(source, training.loss):
+        return None
+    if training.hard_negatives == 0:
         return (
-            "no row has a negative, and this task has no in-batch ones: it needs two classes at "
-            "least and ingest.class_negatives above 0"
+            "hard_negatives is 0, and there are no in-batch negatives here "
+            f"(loss {training.loss}): nothing would be learnt; raise hard_negatives, "
+            "or remove the source from the stage"
         )
+    if not _lengths(table["negatives"]).any():
+        return f"no row has a negative, and there are no in-batch ones: {_remedy(source)}"
     return None
+
+
+def _needs_own_negatives(source: TrainingSource, loss: str) -> bool:
+    """Whether a row learns from its own hard negatives alone."""
+    terms = {term for softmax in PRESETS[loss].loss.softmaxes for term in softmax}
+    return not source.is_graded and (not source.is_in_batch or terms <= set(EXPLICIT_TERMS))
+
+
+def _remedy(source: TrainingSource) -> str:
+    if source.is_in_batch:
+        return (
+            "name it under mine.sources, map the field `negative`, "
+            "or choose a loss with in-batch negatives"
+        )
+    return "it needs two classes at least and ingest.class_negatives above 0"
 
 
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:

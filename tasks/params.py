@@ -57,6 +57,25 @@ class Params(Section):
     store: Store
 
     @model_validator(mode="after")
+    def _prefixes_fit(self) -> Self:
+        if self.backbone.scratch is None:
+            return self
+        size = self.backbone.scratch.hidden_size
+        stages = {
+            "pretrain": self.pretrain.training,
+            "finetune": self.finetune.training,
+            "multitask": self.multitask.training,
+        }
+        for stage, training in stages.items():
+            long = [dim for dim in training.matryoshka_dims if dim > size]
+            if long:
+                raise ValueError(
+                    f"{stage}.training.matryoshka_dims {long} exceed "
+                    f"backbone.scratch.hidden_size {size}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names_exist(self) -> Self:
         known = {*self.ingest.sources, "synthetic"}
         used = {

@@ -6,6 +6,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[
+    int, Field(ge=0, description="Start of the random numbers: the same seed, the same result.")
+]
 Task = Literal["retrieval", "classification", "clustering", "sts", "nli", "bitext"]
 
 

@@ -1,8 +1,8 @@
 """Sections of the stages that judge a model and pass it on."""
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from tasks.sections.base import Name, Section
+from tasks.sections.base import Name, Section, Seed
 
 
 class Baseline(Section):
@@ -13,7 +13,8 @@ class Baseline(Section):
     components: PositiveInt
     """Dimensions kept by SVD, and of the random vectors."""
     max_texts: PositiveInt
-    seed: NonNegativeInt
+    """Texts that TF-IDF and SVD are fitted on."""
+    seed: Seed
 
 
 class Evaluate(Section):
@@ -26,8 +27,10 @@ class Evaluate(Section):
     task_prompts: dict[str, str]
     """Instruction per evaluation task; a task that is not listed gets prompts.tasks by its type."""
     batch_tokens: PositiveInt
+    """Tokens per forward pass."""
     max_length_tokens: PositiveInt
-    seed: NonNegativeInt
+    """Tokens at which a text is cut, prompt included."""
+    seed: Seed
 
 
 class Report(Section):
@@ -40,6 +43,7 @@ class Report(Section):
     after: Name
     """Rung shown as `after`, and published."""
     example_queries: PositiveInt
+    """Queries shown."""
 
 
 class Gate(Section):

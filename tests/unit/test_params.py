@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from tasks.params import Params, ParamsError, load_params
+from tasks.sections.base import Section
+from tasks.sections.data import Fields, Source
 
 PROFILES = sorted((Path(__file__).parents[2] / "infra" / "profiles").glob("*.yaml"))
 SAMPLE = next(path for path in PROFILES if path.stem == "sample")
@@ -109,6 +112,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["pretrain"]["training"].update(warmup_steps=10**6),
         r"warmup_steps 1000000 must be below max_steps",
     ),
+    "prefix longer than the embedding": (
+        lambda c: c["finetune"]["training"].update(matryoshka_dims=[64, 193]),
+        r"finetune\.training\.matryoshka_dims \[193\] exceed backbone\.scratch\.hidden_size 192",
+    ),
     "scratch without its settings": (
         lambda c: c["backbone"].update(scratch=None),
         r"source: scratch needs a mapping",
@@ -150,3 +157,33 @@ def test_a_section_cannot_be_changed(tmp_path: Path) -> None:
     params = load(tmp_path, lambda _: None)
     with pytest.raises(ValueError, match="frozen"):
         params.prune.fraction = 0.5
+
+
+def sections(base: type[BaseModel] = Section) -> list[type[BaseModel]]:
+    """Every class of a mapping of params.yaml."""
+    below = base.__subclasses__()
+    return below + [deeper for each in below for deeper in sections(each)]
+
+
+def test_every_value_says_what_it_is() -> None:
+    """The meaning of a key stands in one place, the class of its section."""
+    bare = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        if section is not Params  # its fields are sections, which say it in their own docstring
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert not bare
+
+
+def test_no_value_has_a_default_in_code() -> None:
+    """params.yaml holds every value of a run; only columns and rare switches of a source may go."""
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        if section not in {Fields, Source}
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    ]
+    assert not silent
