@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from model.pooling import latent as latent_file
 from model.pooling.build import PoolingSettings
 from model.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
+from model.writing import writing
 
 SETTINGS_FILE = "samovar.json"
 FORMAT = 1
@@ -51,11 +52,16 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     max_length_tokens: int,
     prompts: dict[str, str],
 ) -> None:
-    """Write the folder; equal parts give equal bytes."""
+    """Write the folder; equal parts give equal bytes.
+
+    Raises:
+        OSError: The disk is full; the message names the file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
     backbone.config.use_cache = False
-    backbone.save_pretrained(folder, max_shard_size="1TB")
+    with writing(folder / "model.safetensors"):
+        backbone.save_pretrained(folder, max_shard_size="1TB")
     _save_tokenizer(folder, tokenizer, max_length_tokens)
     is_causal = getattr(backbone.config, "is_causal", True)
     content = {
@@ -88,7 +94,8 @@ def _save_tokenizer(
 ) -> None:
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.model_max_length = max_length_tokens
-    tokenizer.save_pretrained(folder)
+    with writing(folder / "tokenizer.json"):
+        tokenizer.save_pretrained(folder)
 
 
 def _transformer_config() -> dict[str, Any]:
@@ -122,8 +129,10 @@ def _save_pooling(
         }
         _write(folder / "1_Pooling" / "config.json", content)
         return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", "1_Pooling"
-    (folder / LATENT_FILE).write_text(inspect.getsource(latent_file), encoding="utf-8")
-    save_block(pooling, folder / LATENT_FOLDER, include_prompt=settings.pool_prompt)
+    with writing(folder / LATENT_FILE):
+        (folder / LATENT_FILE).write_text(inspect.getsource(latent_file), encoding="utf-8")
+    with writing(folder / LATENT_FOLDER / "model.safetensors"):
+        save_block(pooling, folder / LATENT_FOLDER, include_prompt=settings.pool_prompt)
     return f"{Path(LATENT_FILE).stem}.{SentenceLatentPooling.__name__}", LATENT_FOLDER
 
 
@@ -157,7 +166,8 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
 def _write(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
     path.parent.mkdir(exist_ok=True)
     text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    with writing(path):
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:
