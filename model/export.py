@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -140,7 +141,8 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
     """Read a folder that `save_parts` wrote.
 
     Raises:
-        ValueError: The folder is missing, is no such folder or has another format.
+        ValueError: The folder is missing, is no such folder, has another format, or its weights
+            are damaged.
     """
     content = _read(folder / SETTINGS_FILE)
     if content.get("format") != FORMAT:
@@ -150,14 +152,21 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
     transformers_logging.disable_progress_bar()
     settings = PoolingSettings.from_json(content["pooling"])
     latent_weights = folder / LATENT_FOLDER / "model.safetensors"
-    backbone = AutoModel.from_pretrained(
-        folder, dtype="auto", attn_implementation=attn_implementation, local_files_only=True
-    )
+    try:
+        backbone = AutoModel.from_pretrained(
+            folder, dtype="auto", attn_implementation=attn_implementation, local_files_only=True
+        )
+        pooling_state = load_file(latent_weights) if settings.kind == "latent" else {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights in {folder} are damaged or cut off ({error}): run its stage again, or "
+            "fetch it again (dvc pull)"
+        ) from error
     return EncoderParts(
         backbone=backbone,
         tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
         settings=settings,
-        pooling_state=load_file(latent_weights) if settings.kind == "latent" else {},
+        pooling_state=pooling_state,
         max_length_tokens=content["max_length_tokens"],
         prompts=_read(folder / "config_sentence_transformers.json")["prompts"],
     )
