@@ -9,6 +9,7 @@ import pyarrow as pa
 from model.encoder import Encoder
 from model.losses.masks import text_hashes
 from model.tokenization import TokenizedText
+from model.writing import writing
 
 TEXTS_PER_CALL = 8192
 
@@ -48,19 +49,23 @@ def tokenize_pool(
         prompt: Prefix of each text, "" for none.
         max_length_tokens: Longer texts are cut.
         file: Where the token ids are put; overwritten.
+
+    Raises:
+        OSError: The disk is full.
     """
     lengths: list[int] = []
     prompts: list[int] = []
     hashes_of_parts: list[np.ndarray] = []
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as stream:
+    with writing(file), file.open("wb") as stream:
         for start in range(0, len(texts), TEXTS_PER_CALL):
             part: list[str] = texts[start : start + TEXTS_PER_CALL].to_pylist()
             tokenized = encoder.tokenize(
                 part, prompts=[prompt] * len(part), max_length_tokens=max_length_tokens
             )
             for text in tokenized:
-                np.asarray(text.ids, dtype=np.int32).tofile(stream)
+                # not tofile: on a full disk it loses what its own buffer holds without an error
+                stream.write(np.asarray(text.ids, dtype=np.int32).tobytes())
             lengths.extend(len(text.ids) for text in tokenized)
             prompts.extend(text.prompt_tokens for text in tokenized)
             hashes_of_parts.append(text_hashes(part))

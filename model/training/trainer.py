@@ -37,6 +37,7 @@ from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
 from model.training.team import Team
+from model.writing import writing
 
 WEIGHTS = "weights."
 CHECKPOINTS_KEPT = 2
@@ -246,7 +247,8 @@ class Trainer:
         rows = {"step": step, "source": source, "ids": batch.row_ids}
         if self._team.leads:
             text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
-            file.write_text(text, encoding="utf-8")
+            with writing(file):
+                file.write_text(text, encoding="utf-8")
         raise NonFiniteLossError(
             f"step {step}: loss {loss}, gradient norm {norm} on a batch of source {source!r}, "
             f"first rows {', '.join(batch.row_ids[:3])} (all in {file}): lower the learning rate, "

@@ -2,16 +2,22 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
+from pydantic import Field, model_validator
+
+from tasks.sections.base import (
+    Fraction,
+    Integer,
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
+    Number,
     PositiveFloat,
     PositiveInt,
-    model_validator,
+    Section,
+    Seed,
+    Share,
+    Task,
 )
-
-from tasks.sections.base import Fraction, Name, Section, Seed, Share, Task
 
 
 class Data(Section):
@@ -63,7 +69,7 @@ class Source(Section):
     """BCP 47 tag of every row; null asks the language identifier row by row."""
     label_separator: str | None = None
     """Splits a multi-label column into its labels; null keeps one label per row."""
-    score_range: tuple[float, float] = (0.0, 1.0)
+    score_range: tuple[Number, Number] = (0.0, 1.0)
     """Lowest and highest value of the score column, mapped to [0, 1]."""
     max_rows: PositiveInt | None = None
     """Rows kept, the first by content hash; null keeps all."""
@@ -107,6 +113,20 @@ class Ingest(Section):
     """Rows per Parquet shard."""
     seed: Seed
 
+    @property
+    def has_examples(self) -> bool:
+        """Whether a source holds examples; with documents alone all examples are synthetic."""
+        return any(source.task != "documents" for source in self.sources.values())
+
+    @model_validator(mode="after")
+    def _some_length_is_kept(self) -> Self:
+        if self.min_characters > self.max_characters:
+            raise ValueError(
+                f"min_characters {self.min_characters} is above max_characters "
+                f"{self.max_characters}: no text could stay"
+            )
+        return self
+
 
 class Validate(Section):
     """Section validate: bounds of the Great Expectations suites."""
@@ -144,7 +164,7 @@ class Endpoint(Section):
     """Longest wait between two tries, in seconds."""
     temperature: NonNegativeFloat
     """Sampling temperature of the writer; 0 is greedy."""
-    min_score: Annotated[int, Field(ge=1, le=5)]
+    min_score: Annotated[Integer, Field(ge=1, le=5)]
     """Smallest grade of the judge, 1 to 5, that keeps a query."""
 
 

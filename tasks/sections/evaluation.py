@@ -1,8 +1,17 @@
 """Sections of the stages that judge a model and pass it on."""
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from typing import Self
 
-from tasks.sections.base import Name, Section, Seed
+from pydantic import Field, model_validator
+
+from tasks.sections.base import (
+    Name,
+    NonNegativeFloat,
+    Number,
+    PositiveInt,
+    Section,
+    Seed,
+)
 
 
 class Baseline(Section):
@@ -15,6 +24,12 @@ class Baseline(Section):
     max_texts: PositiveInt
     """Texts that TF-IDF and SVD are fitted on."""
     seed: Seed
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Self:
+        if self.ngram_range[0] > self.ngram_range[1]:
+            raise ValueError(f"ngram_range {list(self.ngram_range)} must not fall")
+        return self
 
 
 class Evaluate(Section):
@@ -51,7 +66,7 @@ class Gate(Section):
 
     candidate: Name
     """Rung of evaluate.checkpoints that is judged."""
-    min_mean_gain: float
+    min_mean_gain: Number
     """Smallest gain of the mean over the champion, in score points of 0-1."""
     max_task_loss: NonNegativeFloat
     """Largest loss of any one task against the champion, in score points of 0-1."""

@@ -2,22 +2,27 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
+from pydantic import Field, model_validator
+
+from tasks.sections.base import (
+    Fraction,
+    Integer,
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
+    Section,
+    Seed,
+    Share,
+    Task,
 )
-
-from tasks.sections.base import Fraction, Name, Section, Seed, Share, Task
 
 
 class Scratch(Section):
     """A small Qwen3-type decoder and its tokenizer, trained on the ingested documents."""
 
-    vocab_size: Annotated[int, Field(ge=300)]
+    vocab_size: Annotated[Integer, Field(ge=300)]
     """Most entries of the tokenizer, special ones included; a small corpus gives fewer."""
     hidden_size: PositiveInt
     """Width of the token states."""
@@ -44,6 +49,15 @@ class Scratch(Section):
     weight_decay: NonNegativeFloat
     """Decoupled weight decay of AdamW."""
     seed: Seed
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.num_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}: each of these serves as many heads"
+            )
+        return self
 
 
 class Backbone(Section):
@@ -116,7 +130,7 @@ class Training(Section):
 
     max_steps: PositiveInt
     """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[Integer, Field(ge=2)]
     """Queries per optimiser step, all of one source."""
     micro_batch_tokens: PositiveInt
     """Tokens per forward pass; a larger batch takes GradCache's second pass."""

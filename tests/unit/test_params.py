@@ -41,7 +41,10 @@ def test_params_yaml_is_a_copy_of_a_profile() -> None:
 
 
 def test_a_missing_file_says_what_to_copy(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="does not exist: copy one of infra/profiles"):
+    with pytest.raises(
+        ParamsError,
+        match=r"does not exist: copy one of infra/profiles/ \(make profile PROFILE=sample",
+    ):
         load_params(tmp_path / "params.yaml")
 
 
@@ -65,6 +68,18 @@ def test_a_file_without_sections_is_named(tmp_path: Path, content: str) -> None:
 def test_a_missing_section_is_named(tmp_path: Path, section: str) -> None:
     with pytest.raises(ParamsError, match=rf"  {section}: Field required"):
         load(tmp_path, lambda content: content.pop(section))
+
+
+def documents_only(content: dict[str, Any]) -> None:
+    """All examples are synthetic."""
+    sources = content["ingest"]["sources"]
+    content["ingest"]["sources"] = {"documents": sources["documents"]}
+    weights = {"synthetic": 1.0}
+    for section in (content["pretrain"], content["finetune"]):
+        section["sources"] = weights
+    for variant in content["multitask"]["variants"].values():
+        variant["sources"] = weights
+    content["mine"]["sources"] = ["synthetic"]
 
 
 FAULTS: dict[str, tuple[Change, str]] = {
@@ -120,6 +135,45 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["backbone"].update(scratch=None),
         r"source: scratch needs a mapping",
     ),
+    "training source that the prompts do not know": (
+        lambda c: c["prompts"]["tasks"].pop("sts"),
+        r"prompts\.tasks has no \['sts'\], the tasks of sources \['paraphrases'\]: give",
+    ),
+    "synthetic queries without a prompt": (
+        lambda c: (
+            c["prompts"]["tasks"].pop("retrieval"),
+            [c["ingest"]["sources"][name].update(task="nli") for name in ("questions", "titles")],
+        ),
+        r"prompts\.tasks has no \['retrieval'\], the tasks of sources \['synthetic'\]",
+    ),
+    "no text between the lengths": (
+        lambda c: c["ingest"].update(min_characters=30, max_characters=20),
+        r"  ingest: .*min_characters 30 is above max_characters 20",
+    ),
+    "n-grams that fall": (
+        lambda c: c["baseline"].update(ngram_range=[5, 2]),
+        r"  baseline: .*ngram_range \[5, 2\] must not fall",
+    ),
+    "heads that do not divide": (
+        lambda c: c["backbone"]["scratch"].update(num_heads=3, num_key_value_heads=2),
+        r"  backbone\.scratch: .*num_heads 3 must be a multiple of num_key_value_heads 2",
+    ),
+    "true for an integer": (
+        lambda c: c["compute"].update(threads=True),
+        r"  compute\.threads: .*valid integer, got True",
+    ),
+    "text for an integer": (
+        lambda c: c["pretrain"]["training"].update(max_steps="12"),
+        r"  pretrain\.training\.max_steps: .*valid integer, got '12'",
+    ),
+    "true for a number": (
+        lambda c: c["pretrain"]["training"].update(learning_rate=True),
+        r"  pretrain\.training\.learning_rate: .*expected a number, not true or false, got True",
+    ),
+    "choice between merges without development examples": (
+        lambda c: documents_only(c),
+        r"merge\.method best chooses by development examples, .*set it to uniform_soup",
+    ),
     "template without the text": (
         lambda c: c["prompts"].update(template="{instruction}"),
         r"must hold \{instruction\} and end with \{text\}",
@@ -151,6 +205,14 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
     )
     path.write_text(text, encoding="utf-8")
     assert load_params(path).pretrain.training.learning_rate == pytest.approx(1e-3)
+
+
+def test_documents_alone_will_do_when_all_examples_are_synthetic(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        documents_only(content)
+        content["merge"]["method"] = "uniform_soup"
+
+    assert not load(tmp_path, change).ingest.has_examples
 
 
 def test_a_section_cannot_be_changed(tmp_path: Path) -> None:

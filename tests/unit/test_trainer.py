@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from model.checkpoint import load_latest
 from model.encoder import Encoder, TokenizedText
@@ -246,6 +247,53 @@ def test_two_trainings_of_one_seed_write_equal_bytes(
         results.append(((tmp_path / name / "training.jsonl").read_bytes(), weights_of(encoder)))
     assert results[0][0] == results[1][0]
     assert_same_weights(results[0][1], results[1][1])
+
+
+def test_gradients_are_clipped_before_the_step_and_logged_unclipped(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    norms: list[float] = []
+
+    def measure(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(g for g in gradients if g is not None).item())
+
+    handle = register_optimizer_step_pre_hook(measure)
+    try:
+        for clip_norm in (1e-3, 1e9):
+            settings = dataclasses.replace(
+                SETTINGS, max_steps=1, warmup_steps=0, gradient_clip_norm=clip_norm
+            )
+            run(Encoder.load(pico_folder), sources, tmp_path / str(clip_norm), settings)
+    finally:
+        handle.remove()
+    clipped, unclipped = norms
+    assert clipped == pytest.approx(1e-3, rel=1e-6)
+    for clip_norm in (1e-3, 1e9):
+        [record] = read_records(tmp_path / str(clip_norm) / "training.jsonl")
+        assert record.grad_norm == pytest.approx(unclipped, rel=1e-6)
+    assert unclipped > 0.1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float)])
+def test_products_of_the_decoder_have_the_precision_of_the_settings(
+    pico_encoder: Encoder,
+    sources: list[TrainingSource],
+    tmp_path: Path,
+    precision: str,
+    dtype: torch.dtype,
+) -> None:
+    """Both the plain pass and the two passes of GradCache."""
+    seen: set[torch.dtype] = set()
+    layer = next(each for each in pico_encoder.modules() if isinstance(each, torch.nn.Linear))
+    layer.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
+    for tokens in (4096, 150):
+        settings = dataclasses.replace(
+            SETTINGS, max_steps=3, precision=precision, micro_batch_tokens=tokens
+        )
+        run(pico_encoder, sources, tmp_path / str(tokens), settings)
+        assert seen == {dtype}
+        seen.clear()
 
 
 def test_norms_are_not_decayed(
