@@ -27,7 +27,7 @@ from model.encoder import Encoder
 from model.losses.matryoshka import matryoshka_sizes
 from model.precision import decoder_autocast
 from model.tokenization import token_budget_batches
-from model.training.batches import Batch, BatchPlan
+from model.training.batches import Batch, BatchPlan, rows_folder
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import Objective, objective_of
 from model.training.order import draw_sources
@@ -64,7 +64,7 @@ def train(
     Args:
         encoder: Float32 weights on the device to be used.
         sources: Each at least one row; a batch holds rows of one source.
-        checkpoint_folder: Checkpoints and token files; the caller removes it after success.
+        checkpoint_folder: Checkpoints and orders of rows; the caller removes it after success.
         log_path: One JSON line per step; lines after the checkpoint are cut off on resume.
         settings: The numbers.
         on_step: Called after each logged step.
@@ -88,14 +88,17 @@ def train(
         seed=settings.seed,
     )
     team = Team()
-    tokens = checkpoint_folder / ("tokens" if team.leads else f"tokens-{team.rank}")
-    plan = BatchPlan(sources, steps_of, settings, encoder, tokens)
+    plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
     trainer = Trainer(encoder, plan, settings, checkpoint_folder, team)
     done, log_bytes = trainer.resume()
     team.check_same(done, "the steps already done")
     progress = Progress(settings.max_steps)
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
-    with StepLog(own_log, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
+    with (
+        StepLog(own_log, log_bytes if team.leads else 0) as log,
+        sigterm_flag() as stop,
+        plan.prepared_ahead(),
+    ):
         for step in range(done + 1, settings.max_steps + 1):
             record = trainer.step(step)
             log.append(record)
