@@ -75,8 +75,9 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
         _spool(stage)
     team.wait()
     sources = load_sources(params.prompts, stage)
-    warn_about_small_sources(sources, stage.training.batch_size)
     settings = train_settings(stage.training, machine.precision)
+    if settings.batches != "mixed":
+        warn_about_small_sources(sources, settings.sub_batch_size)
     work = CHECKPOINTS / stage.name / _key(params, stage, machine.precision)
     log = work / "training.jsonl"
     try:

@@ -1,5 +1,7 @@
 """Batches: tokens, text hashes and grades of the rows that a step trains on.
 
+A step has one part or several; a part is scored for itself.
+
 Shape letters: B = queries, N = documents (B positives, then hard negatives).
 """
 
@@ -7,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +22,7 @@ from model.encoder import Encoder
 from model.losses.masks import BatchTexts, text_hashes
 from model.tokenization import TokenizedText, tokenize
 from model.training.ahead import Ahead
+from model.training.composition import composition_of
 from model.training.groups import group_rows
 from model.training.mapped import RowReader, table_digest
 from model.training.order import SourceOrder
@@ -24,12 +30,12 @@ from model.training.settings import TrainingSource, TrainSettings
 from model.training.team import Team
 
 STEPS_AHEAD = 4
-"""Batches that are prepared while the device trains."""
+"""Steps that are prepared while the device trains."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimiser step needs."""
+    """Rows that are scored together: all of a step, or a part of it."""
 
     row_ids: list[str]
     """Ids of the rows, for the message when the step fails."""
@@ -38,11 +44,37 @@ class Batch:
     texts: BatchTexts
     scores: np.ndarray | None
     """(B,) grades, for graded tasks only."""
+    is_in_batch: bool
+    """Whether documents of other rows count as negatives."""
 
     @property
     def num_queries(self) -> int:
         """Queries in the batch."""
         return len(self.row_ids)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step needs."""
+
+    source: str
+    """Name of the one source, or of the way several were composed."""
+    parts: list[Batch]
+
+    @cached_property
+    def items(self) -> list[TokenizedText]:
+        """Tokens of all texts, part after part."""
+        return [item for part in self.parts for item in part.items]
+
+    @property
+    def row_ids(self) -> list[str]:
+        """Ids of all rows."""
+        return [row for part in self.parts for row in part.row_ids]
+
+    @property
+    def num_queries(self) -> int:
+        """Queries of the step."""
+        return sum(part.num_queries for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -109,6 +141,7 @@ class SourceReader:
                 known_positives=known_P,
             ),
             scores=_scores(table) if self.source.is_graded else None,
+            is_in_batch=self.source.is_in_batch,
         )
 
     def _tokenize(self, queries: list[str], documents: list[str]) -> list[TokenizedText]:
@@ -119,7 +152,7 @@ class SourceReader:
 
 
 class BatchPlan:
-    """All batches of a training: step in, batch out, whatever was asked before."""
+    """All steps of a training: number in, rows out, whatever was asked before."""
 
     def __init__(
         self,
@@ -129,44 +162,95 @@ class BatchPlan:
         encoder: Encoder,
         folder: Path,
     ) -> None:
-        """Find the order of the rows; `steps_of` is the source of each step.
+        """Find the order of the rows; `steps_of` is what `draw_steps` drew for each step.
 
         What does not fit the memory is kept in `folder` and found there by a resumed training.
         """
-        self._steps_of = steps_of
         self._settings = settings
-        self._orders = [_source_order(source, settings, folder) for source in sources]
+        orders = [_source_order(source, settings, folder) for source in sources]
+        self._composition = composition_of(orders, steps_of, settings)
         # truncation is a state of the tokenizer, and the encoder's own may be used meanwhile
         tokenizer = deepcopy(encoder.tokenizer)
         self.sources = [
             SourceReader(source, tokenizer, settings.max_length_tokens) for source in sources
         ]
-        self._ahead: Ahead[Batch] | None = None
-
-    def source_of(self, step: int) -> TrainingSource:
-        """Source of step `step`, counted from 1."""
-        return self.sources[self._steps_of[step - 1]].source
+        self._ahead: Ahead[Step] | None = None
 
     @contextmanager
     def prepared_ahead(self) -> Iterator[None]:
-        """Meanwhile a thread makes the batches that follow the one asked for; they are the same."""
+        """Meanwhile a thread makes the steps that follow the one asked for; they are the same."""
         with Ahead(self._make, self._settings.max_steps, STEPS_AHEAD) as self._ahead:
             try:
                 yield
             finally:
                 self._ahead = None
 
-    def batch(self, step: int) -> Batch:
-        """Batch of step `step`, counted from 1."""
+    def step(self, step: int) -> Step:
+        """What step `step`, counted from 1, trains on."""
         return self._make(step) if self._ahead is None else self._ahead.get(step)
 
-    def _make(self, step: int) -> Batch:
-        number = int(self._steps_of[step - 1])
-        visit = int((self._steps_of[: step - 1] == number).sum())
+    def batch(self, step: int) -> Batch:
+        """The batch of a step that has one part."""
+        [batch] = self.step(step).parts
+        return batch
+
+    def _make(self, step: int) -> Step:
         rng = np.random.default_rng([self._settings.seed, 2, step])
-        return self.sources[number].batch(
-            self._orders[number].rows_of_visit(visit), self._settings.hard_negatives, rng
-        )
+        draws = self._composition.draws(step)
+        readers = [self.sources[draw.source] for draw in draws]
+        parts = [
+            reader.batch(draw.rows, self._settings.hard_negatives, rng)
+            for reader, draw in zip(readers, draws, strict=True)
+        ]
+        if self._settings.batches == "source":
+            return Step(readers[0].source.name, parts)
+        is_mixed = self._settings.batches == "mixed"
+        return Step(self._settings.batches, mixed(parts) if is_mixed else parts)
+
+
+def mixed(batches: list[Batch]) -> list[Batch]:
+    """Batches joined into one for each kind of loss.
+
+    Rows of tasks with in-batch negatives are negatives of each other, whatever their source. Rows
+    with classes or clusters have their own negatives alone, and graded rows are ordered among
+    themselves.
+    """
+    kinds: dict[tuple[bool, bool], list[Batch]] = {}
+    for batch in batches:
+        kinds.setdefault((batch.scores is not None, batch.is_in_batch), []).append(batch)
+    return [joined(kinds[kind]) for kind in sorted(kinds)]
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """One batch of the rows of all, which must be scored alike."""
+    texts = [batch.texts for batch in batches]
+    assert all(text.classes is None for text in texts)  # noqa: S101 - numbered per source
+    rows = [batch.num_queries for batch in batches]
+    first = np.cumsum([0, *rows[:-1]])
+    owners = [text.owners + start for text, start in zip(texts, first, strict=True)]
+    queries = [batch.items[: batch.num_queries] for batch in batches]
+    documents = [batch.items[batch.num_queries :] for batch in batches]
+    scores = [batch.scores for batch in batches if batch.scores is not None]
+    return Batch(
+        row_ids=[row for batch in batches for row in batch.row_ids],
+        items=list(chain(*queries, *_positives_first(documents, rows))),
+        texts=BatchTexts(
+            queries=np.concatenate([text.queries for text in texts]),
+            documents=np.concatenate(_positives_first([text.documents for text in texts], rows)),
+            owners=np.concatenate(_positives_first(owners, rows)),
+            known_queries=np.concatenate([text.known_queries for text in texts]),
+            known_positives=np.concatenate([text.known_positives for text in texts]),
+        ),
+        scores=np.concatenate(scores) if scores else None,
+        is_in_batch=batches[0].is_in_batch,
+    )
+
+
+def _positives_first(parts: list[Any], rows: list[int]) -> list[Any]:
+    """The positives of all batches, then their hard negatives."""
+    positives = [part[:count] for part, count in zip(parts, rows, strict=True)]
+    negatives = [part[count:] for part, count in zip(parts, rows, strict=True)]
+    return positives + negatives
 
 
 def prepare_orders(
@@ -193,7 +277,7 @@ def _source_order(source: TrainingSource, settings: TrainSettings, folder: Path)
     if not groups.exists():
         group_rows(source.table["positives"], groups)
     group_R = np.load(groups, mmap_mode="r")
-    return SourceOrder(source.name, group_R, settings.batch_size, settings.seed, own)
+    return SourceOrder(source.name, group_R, settings.sub_batch_size, settings.seed, own)
 
 
 def _scores(table: pa.Table) -> np.ndarray:

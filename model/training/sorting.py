@@ -44,7 +44,8 @@ def stable_order(coarse_R: np.ndarray, fine_R: np.ndarray | None = None) -> np.n
         raise ValueError(f"{rows} rows in one source, at most {MOST_ROWS - 1}: split the source")
     key_R = coarse_R.astype(np.uint64)
     key_R <<= _SHIFT
-    key_R |= np.arange(rows, dtype=np.uint32)
+    for part in slices(rows):
+        key_R[part] |= np.arange(part.start, part.stop, dtype=np.uint32)
     key_R.sort()
     order_R = np.empty(rows, dtype=np.uint32)
     for part in slices(rows):
