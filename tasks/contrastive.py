@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from model.encoder import Encoder
 from model.losses.presets import PRESETS
 from model.losses.terms import EXPLICIT_TERMS
 from model.precision import Precision
+from model.training.batches import prepare_orders
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
@@ -22,9 +22,9 @@ from model.training.team import Team
 from model.training.trainer import train
 from tasks.checkpoint_key import checkpoint_key
 from tasks.compute import Machine, use_compute
+from tasks.corpus import open_corpus, spool_corpus
 from tasks.params import Params
 from tasks.prompts import document_prompt, query_prompt
-from tasks.records import read_table
 from tasks.sections.training import Prompts, Training
 from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, write_json
 from tasks.team import joined_team
@@ -33,7 +33,8 @@ INGESTED = ARTIFACTS / "ingest" / "examples"
 SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
 MINED = ARTIFACTS / "mine" / "examples"
 SYNTHETIC = "synthetic"
-COLUMNS = ["id", "task", "source", "query", "positives", "negatives", "score"]
+CORPORA = Path(".samovar/corpora")
+"""Arrow files of the stages that are under way."""
 FEWEST_ROWS = 2
 TERMINATED = 128 + 15
 
@@ -72,12 +73,19 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
 
 
 def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine) -> None:
+    if team.leads:
+        _spool(stage)
+    team.wait()
     sources = load_sources(params.prompts, stage)
-    warn_about_small_sources(sources, stage.training.batch_size)
+    settings = train_settings(stage.training, machine.precision)
+    if settings.batches != "mixed":
+        warn_about_small_sources(sources, settings.sub_batch_size)
     warn_about_idle_rows(sources, stage.training)
     work = CHECKPOINTS / stage.name / _key(params, stage, machine.precision)
     log = work / "training.jsonl"
     try:
+        # before the weights are there: the device waits for nothing that grows with the corpus
+        prepare_orders(sources, settings, work, team)
         encoder = Encoder.load(
             stage.base,
             device=machine.device,
@@ -88,7 +96,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
             sources,
             checkpoint_folder=work,
             log_path=log,
-            settings=train_settings(stage.training, machine.precision),
+            settings=settings,
         )
     except TrainingStoppedError as stopped:
         logger.warning("%s; run the stage again to go on", stopped)
@@ -104,6 +112,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
         write_json(folder / "metrics.json", metrics | _facts(encoder, sources, machine))
     # checkpoints of other settings were abandoned when this training was begun
     shutil.rmtree(CHECKPOINTS / stage.name)
+    shutil.rmtree(CORPORA / stage.name)
 
 
 def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSource]:
@@ -115,28 +124,26 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
     Raises:
         StageError: A source has fewer than two rows, or rows its task cannot learn from.
     """
-    table = _read_examples(stage)
+    tables, present = open_corpus(_spool(stage))
     sources: list[TrainingSource] = []
     for name, weight in stage.weights.items():
-        rows = table.filter(pc.field("source") == name)
-        if rows.num_rows < FEWEST_ROWS:
-            present = ", ".join(sorted(table["source"].unique().to_pylist())) or "none"
+        by_task = tables.get(name, {})
+        rows = sum(table.num_rows for table in by_task.values())
+        if rows < FEWEST_ROWS:
             raise StageError(
-                f"{stage.name}: source {name!r} has {rows.num_rows} training rows, at least "
-                f"{FEWEST_ROWS} are needed; sources with rows: {present}. Correct the name, "
-                "remove it from the sources of the stage, or see artifacts/ingest/metrics.json "
-                "for why its rows were rejected"
+                f"{stage.name}: source {name!r} has {rows} training rows, at least "
+                f"{FEWEST_ROWS} are needed; sources with rows: {', '.join(present) or 'none'}. "
+                "Correct the name, remove it from the sources of the stage, or see "
+                "artifacts/ingest/metrics.json for why its rows were rejected"
             )
-        tasks = sorted(rows["task"].unique().to_pylist())
-        for task in tasks:
-            own = rows.filter(pc.field("task") == task)
-            title = name if len(tasks) == 1 else f"{name}-{task}"
+        for task, table in by_task.items():
+            title = name if len(by_task) == 1 else f"{name}-{task}"
             source = TrainingSource(
                 name=title,
                 task=task,
                 prompt=query_prompt(prompts, task),
                 document_prompt=document_prompt(prompts, task),
-                table=own,
+                table=table,
                 weight=weight,
             )
             fault = _fault(source, stage.training)
@@ -179,16 +186,11 @@ def warn_about_idle_rows(sources: list[TrainingSource], training: Training) -> N
             )
 
 
-def _read_examples(stage: ContrastiveStage) -> pa.Table:
-    table = read_table(INGESTED, COLUMNS)
-    if SYNTHETIC in stage.weights:
-        table = pa.concat_tables([table, read_table(SYNTHESIZED, COLUMNS)])
-    if not stage.is_mined:
-        return table
-    mined = read_table(MINED, COLUMNS)
-    mined = mined.filter(pc.field("id").isin(table["id"].combine_chunks()))
-    is_replaced = pc.field("id").isin(mined["id"].combine_chunks())
-    return pa.concat_tables([table.filter(~is_replaced), mined])
+def _spool(stage: ContrastiveStage) -> Path:
+    """Folder of the examples of the stage as files that can be mapped."""
+    examples = [INGESTED, *([SYNTHESIZED] if SYNTHETIC in stage.weights else [])]
+    mined = MINED if stage.is_mined else None
+    return spool_corpus(CORPORA / stage.name, list(stage.weights), examples, mined)
 
 
 def _fault(source: TrainingSource, training: Training) -> str | None:
@@ -231,7 +233,8 @@ def _remedy(source: TrainingSource) -> str:
 
 
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
-    return lists.combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    parts = [chunk.value_lengths().fill_null(0) for chunk in lists.chunks]
+    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts])
 
 
 def _key(params: Params, stage: ContrastiveStage, precision: Precision) -> str:

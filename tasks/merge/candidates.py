@@ -1,7 +1,6 @@
 """The models that a merge can end with: each variant, their soup, their self-positioned sum."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +54,14 @@ class Ingredients:
             self.base, device=machine.device, attn_implementation=attention
         ).float()
         vectors = self.task_vectors()
-        with tempfile.TemporaryDirectory() as tokens:
-            probe = Probe(encoder, sources, _probe_settings(params, machine), Path(tokens))
-            found = search_position(
-                parameters_by_tensor(encoder),
-                vectors,
-                probe.backward,
-                steps=settings.steps,
-                learning_rate=settings.learning_rate,
-                size_penalty=settings.size_penalty,
-            )
+        found = search_position(
+            parameters_by_tensor(encoder),
+            vectors,
+            Probe(encoder, sources, _probe_settings(params, machine)).backward,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            size_penalty=settings.size_penalty,
+        )
         write_merged(self.first(), target, vectors.at(found.coefficients))
         return self._describe(found)
 

@@ -131,7 +131,14 @@ class Training(Section):
     max_steps: PositiveInt
     """Optimiser steps."""
     batch_size: Annotated[Integer, Field(ge=2)]
-    """Queries per optimiser step, all of one source."""
+    """Queries per optimiser step."""
+    batches: Literal["source", "mixed", "interleaved"]
+    """Rows of a step: all of one source, of all sources mixed, or sub-batches of one source each.
+    In a mixed one retrieval, nli and bitext share their documents as negatives, classes and
+    clusters have their own, graded rows their own loss; parts count by their rows."""
+    sub_batches: PositiveInt
+    """Sub-batches per optimiser step where batches are interleaved, each with its own in-batch
+    negatives; 1 for the other ways."""
     micro_batch_tokens: PositiveInt
     """Tokens per forward pass; a larger batch takes GradCache's second pass."""
     max_length_tokens: PositiveInt
@@ -162,13 +169,28 @@ class Training(Section):
     """First step at which a loss with a student margin uses it: early scores mask at random."""
     matryoshka_dims: list[PositiveInt]
     """Prefix sizes trained beside the full size; may be empty."""
-    source_temperature: PositiveFloat
-    """Exponent of the row count in the sampling weight of a source; 1 is proportional."""
+    source_temperature: NonNegativeFloat
+    """Exponent t of the row count: a source is drawn in proportion to weight * rows ** t. 1 is
+    proportional to the rows; at 0 the weights under `sources` are the shares themselves."""
     log_every_steps: PositiveInt
     """Steps averaged into one point of the plotted curves."""
     checkpoint_every_steps: PositiveInt
     """Optimiser steps between two checkpoints that a stopped training resumes from."""
     seed: Seed
+
+    @model_validator(mode="after")
+    def _sub_batches_fit(self) -> Self:
+        if (self.batches == "interleaved") != (self.sub_batches > 1):
+            raise ValueError(
+                f"sub_batches {self.sub_batches} with batches {self.batches}: interleaved needs 2 "
+                "or more, the others 1"
+            )
+        if self.batch_size % self.sub_batches or self.batch_size < 2 * self.sub_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be {self.sub_batches} sub_batches of equal "
+                "size with 2 queries or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:

@@ -274,6 +274,19 @@ def test_a_small_source_is_trained_on_with_a_warning(
     assert "source synthetic has 10 rows, below batch_size 16" in caplog.text
 
 
+@pytest.mark.parametrize(("batches", "sub_batches"), [("mixed", 1), ("interleaved", 4)])
+def test_a_stage_of_all_tasks_trains_on_composed_batches(
+    workspace: Path, batches: str, sub_batches: int
+) -> None:
+    training = {**load_params(PROFILE).multitask.training.model_dump(), **TRAINING}
+    training |= {"batches": batches, "sub_batches": sub_batches}
+    multitask("one", params_of(workspace, multitask={"training": training}))
+    metrics = json.loads((workspace / "artifacts/multitask/one/metrics.json").read_text())
+    assert metrics["pairs_seen"] == 6 * 8
+    assert list(metrics["by_source"]) == [batches]
+    assert not (workspace / ".samovar" / "corpora" / "multitask@one").exists()
+
+
 # ---- interruptions
 
 

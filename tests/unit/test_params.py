@@ -131,6 +131,26 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["finetune"]["training"].update(matryoshka_dims=[64, 193]),
         r"finetune\.training\.matryoshka_dims \[193\] exceed backbone\.scratch\.hidden_size 192",
     ),
+    "one sub-batch, interleaved": (
+        lambda c: c["pretrain"]["training"].update(batches="interleaved"),
+        r"sub_batches 1 with batches interleaved: interleaved needs 2 or more",
+    ),
+    "sub-batches of one source": (
+        lambda c: c["pretrain"]["training"].update(sub_batches=4),
+        r"sub_batches 4 with batches source: .*the others 1",
+    ),
+    "sub-batches of unequal size": (
+        lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=5),
+        r"batch_size 32 must be 5 sub_batches of equal size",
+    ),
+    "sub-batches of one query": (
+        lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=32),
+        r"batch_size 32 must be 32 sub_batches of equal size with 2 queries or more",
+    ),
+    "negative exponent": (
+        lambda c: c["finetune"]["training"].update(source_temperature=-0.5),
+        r"  finetune\.training\.source_temperature: .*, got -0\.5",
+    ),
     "scratch without its settings": (
         lambda c: c["backbone"].update(scratch=None),
         r"source: scratch needs a mapping",
@@ -249,3 +269,18 @@ def test_no_value_has_a_default_in_code() -> None:
         if not field.is_required()
     ]
     assert not silent
+
+
+def test_weights_alone_may_decide_and_batches_may_be_composed(tmp_path: Path) -> None:
+    values = {"source_temperature": 0, "batches": "interleaved", "sub_batches": 4}
+    training = load(tmp_path, lambda c: c["finetune"]["training"].update(values)).finetune.training
+    assert training.source_temperature == 0.0
+    assert training.batch_size // training.sub_batches == 8
+
+
+def test_every_profile_trains_on_one_source_per_step() -> None:
+    """What a batch is made of changes results, so no profile may come to another way unnoticed."""
+    for path in PROFILES:
+        params = load_params(path)
+        for stage in (params.pretrain, params.finetune, params.multitask):
+            assert (stage.training.batches, stage.training.sub_batches) == ("source", 1)

@@ -373,6 +373,38 @@ def test_sigterm_saves_the_step_and_the_rerun_goes_on_from_it(
     assert_same_weights(weights_of(resumed), weights_of(whole))
 
 
+def batch_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_a_stop_leaves_no_thread_that_makes_batches(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    seen: list[list[str]] = []
+
+    def terminate(record: StepRecord) -> None:
+        seen.append(batch_threads())
+        if record.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStoppedError):
+        run(Encoder.load(pico_folder), sources, tmp_path, on_step=terminate)
+    assert len(seen[0]) == 1, "the premise: there was one"
+    assert not batch_threads()
+
+
+def test_a_batch_that_cannot_be_made_stops_the_training_with_its_message(
+    pico_encoder: Encoder, pico_texts: list[str], tmp_path: Path
+) -> None:
+    """Row 3 has no query, which is found by the thread."""
+    source = source_of(pico_texts, [0] * 6)
+    queries = pa.array([None if row == 3 else f"вопрос {row}" for row in range(6)])
+    broken = dataclasses.replace(source, table=source.table.set_column(1, "query", queries))
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'casefold'"):
+        run(pico_encoder, [broken], tmp_path)
+    assert not batch_threads()
+
+
 CHILD = """
 import json, sys
 from pathlib import Path
