@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from model.attention import is_causal
 from model.pooling import latent as latent_file
 from model.pooling.build import PoolingSettings
 from model.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
@@ -57,10 +58,9 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     backbone.config.use_cache = False
     backbone.save_pretrained(folder, max_shard_size="1TB")
     _save_tokenizer(folder, tokenizer, max_length_tokens)
-    is_causal = getattr(backbone.config, "is_causal", True)
     content = {
         "format": FORMAT,
-        "attention": "causal" if is_causal else "bidirectional",
+        "attention": "causal" if is_causal(backbone.config) else "bidirectional",
         "max_length_tokens": max_length_tokens,
         "pooling": settings.to_json(),
     }

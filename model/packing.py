@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from model.attention import is_causal
 from model.tokenization import TokenizedText
 
 PACKED = "packed_sdpa"
@@ -203,7 +204,7 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
         return sdpa_attention_forward(
             module, *states, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    is_causal = getattr(module.config, "is_causal", True)
+    looks_back = is_causal(module.config)  # pyright: ignore[reportArgumentType]  # a config
     dtype = value_1HTK.dtype
     on_cpu = value_1HTK.device.type == "cpu"
     blocks = [
@@ -214,12 +215,12 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
     with torch.autocast(value_1HTK.device.type, enabled=False):
         for group, *parts in zip(packed_texts.groups, *blocks, strict=True):
             # rows beyond a text are zeros: right of every token, so causal attention needs no mask
-            mask_G11L = None if is_causal else group.key_mask_G11L
+            mask_G11L = None if looks_back else group.key_mask_G11L
             attended_GHLK = F.scaled_dot_product_attention(
                 *(block_GLHK.transpose(1, 2) for block_GLHK in parts),
                 attn_mask=mask_G11L,
                 dropout_p=dropout,
-                is_causal=is_causal,
+                is_causal=looks_back,
                 scale=scaling,
                 enable_gqa=query_1HTK.shape[1] != key_1HTK.shape[1],
             )

@@ -15,7 +15,8 @@ from types import ModuleType
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model import checkpoint, scratch
-from model.backbone import load_decoder, prove_folder, set_attention
+from model.attention import set_attention
+from model.backbone import load_decoder, prove_folder
 from model.encoder import Encoder
 from model.pooling.build import LatentSize, PoolingSettings
 from model.scratch import CausalTraining, CurvePoint, DecoderSize
