@@ -1,15 +1,16 @@
 """The model folder: read by Encoder and by sentence-transformers alike.
 
 `samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling
-but for `latent`: the file `latent_pooling.py` lies in the folder, and since 6.0 it runs such a
-file, in a local folder too, only when its caller allows that with `trust_remote_code`.
-`Encoder.load` never runs code of a folder.
+but for `latent` and `multilayer`: their file lies in the folder, and since 6.0 it runs such a file,
+in a local folder too, only when its caller allows that with `trust_remote_code`. `Encoder.load`
+never runs code of a folder.
 """
 
 import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from safetensors.torch import load_file
@@ -18,14 +19,15 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.utils import logging as transformers_logging
 
 from model.attention import is_causal
-from model.pooling import latent as latent_file
+from model.pooling import latent, multilayer
 from model.pooling.build import PoolingSettings
-from model.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
 
 SETTINGS_FILE = "samovar.json"
 FORMAT = 1
-LATENT_FILE = "latent_pooling.py"
-LATENT_FOLDER = "1_LatentPooling"
+FORMAT_OF_BLOCKS = 2
+"""Written where a reader of format 1 would fail or give other vectors."""
+POOLING_FOLDERS = {"latent": "1_LatentPooling", "multilayer": "1_MultilayerPooling"}
+"""Subfolder of the weights of each pooling that has some."""
 MODULES = "sentence_transformers"
 STOCK_POOLING = {"mean": "mean", "weighted_mean": "weightedmean", "last": "lasttoken"}
 
@@ -56,10 +58,11 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
     backbone.config.use_cache = False
+    backbone.config.output_hidden_states = settings.kind == "multilayer"
     backbone.save_pretrained(folder, max_shard_size="1TB")
     _save_tokenizer(folder, tokenizer, max_length_tokens)
     content = {
-        "format": FORMAT,
+        "format": FORMAT_OF_BLOCKS if settings.kind == "multilayer" else FORMAT,
         "attention": "causal" if is_causal(backbone.config) else "bidirectional",
         "max_length_tokens": max_length_tokens,
         "pooling": settings.to_json(),
@@ -114,17 +117,27 @@ def _save_pooling(
     folder: Path, pooling: nn.Module, settings: PoolingSettings, hidden_size: int
 ) -> tuple[str, str]:
     """Write the pooling module; return its class reference and its subfolder."""
-    if not isinstance(pooling, LatentPooling):
-        content = {
-            "embedding_dimension": hidden_size,
-            "pooling_mode": STOCK_POOLING[settings.kind],
-            "include_prompt": settings.pool_prompt,
-        }
-        _write(folder / "1_Pooling" / "config.json", content)
-        return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", "1_Pooling"
-    (folder / LATENT_FILE).write_text(inspect.getsource(latent_file), encoding="utf-8")
-    save_block(pooling, folder / LATENT_FOLDER, include_prompt=settings.pool_prompt)
-    return f"{Path(LATENT_FILE).stem}.{SentenceLatentPooling.__name__}", LATENT_FOLDER
+    subfolder = POOLING_FOLDERS.get(settings.kind, "1_Pooling")
+    if isinstance(pooling, latent.LatentPooling):
+        latent.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
+        return _copy_file(folder, latent, latent.SentenceLatentPooling), subfolder
+    if isinstance(pooling, multilayer.MultilayerPooling):
+        multilayer.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
+        return _copy_file(folder, multilayer, multilayer.SentenceMultilayerPooling), subfolder
+    content = {
+        "embedding_dimension": hidden_size,
+        "pooling_mode": STOCK_POOLING[settings.kind],
+        "include_prompt": settings.pool_prompt,
+    }
+    _write(folder / subfolder / "config.json", content)
+    return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", subfolder
+
+
+def _copy_file(folder: Path, module: ModuleType, sentence_class: type[nn.Module]) -> str:
+    """Put the file of a pooling into the folder; return the reference of its class there."""
+    name = f"{module.__name__.rpartition('.')[2]}_pooling"
+    (folder / f"{name}.py").write_text(inspect.getsource(module), encoding="utf-8")
+    return f"{name}.{sentence_class.__name__}"
 
 
 def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
@@ -134,13 +147,13 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
         ValueError: The folder is missing, is no such folder or has another format.
     """
     content = _read(folder / SETTINGS_FILE)
-    if content.get("format") != FORMAT:
+    if content.get("format") not in {FORMAT, FORMAT_OF_BLOCKS}:
         raise ValueError(
-            f"{folder} has format {content.get('format')!r}, expected {FORMAT}: write it again"
+            f"{folder} has format {content.get('format')!r}, expected {FORMAT} or "
+            f"{FORMAT_OF_BLOCKS}: write it again"
         )
     transformers_logging.disable_progress_bar()
     settings = PoolingSettings.from_json(content["pooling"])
-    latent_weights = folder / LATENT_FOLDER / "model.safetensors"
     backbone = AutoModel.from_pretrained(
         folder, dtype="auto", attn_implementation=attn_implementation, local_files_only=True
     )
@@ -148,10 +161,15 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
         backbone=backbone,
         tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
         settings=settings,
-        pooling_state=load_file(latent_weights) if settings.kind == "latent" else {},
+        pooling_state=_pooling_state(folder, settings.kind),
         max_length_tokens=content["max_length_tokens"],
         prompts=_read(folder / "config_sentence_transformers.json")["prompts"],
     )
+
+
+def _pooling_state(folder: Path, kind: str) -> dict[str, Tensor]:
+    subfolder = POOLING_FOLDERS.get(kind)
+    return {} if subfolder is None else load_file(folder / subfolder / "model.safetensors")
 
 
 def _write(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_outputs import BaseModelOutput
 
 from model.attention import is_causal
 from model.tokenization import TokenizedText
@@ -166,8 +167,16 @@ def can_pack(decoder: PreTrainedModel) -> bool:
     )
 
 
-def run_packed(decoder: PreTrainedModel, packed: PackedTexts) -> Tensor:
-    """Last hidden states (1, T, D) of a decoder whose attention implementation is `PACKED`."""
+def run_packed(
+    decoder: PreTrainedModel, packed: PackedTexts, *, output_hidden_states: bool = False
+) -> BaseModelOutput:
+    """States (1, T, D) by a decoder whose attention implementation is `PACKED`.
+
+    Args:
+        decoder: Runs once over all texts.
+        packed: The texts.
+        output_hidden_states: Whether the states of all layers are given, beside the last.
+    """
     # a mask of four axes is handed to the attention function as it is; none is ever read there
     unread_1111 = packed.input_ids_1T.new_ones((1, 1, 1, 1), dtype=torch.bool)
     return decoder(
@@ -176,7 +185,8 @@ def run_packed(decoder: PreTrainedModel, packed: PackedTexts) -> Tensor:
         attention_mask=unread_1111,
         use_cache=False,
         packed_texts=packed,
-    ).last_hidden_state
+        output_hidden_states=output_hidden_states,
+    )
 
 
 def packed_attention(  # noqa: PLR0913 - the signature transformers calls

@@ -168,7 +168,8 @@ def _pooling(settings: Backbone) -> PoolingSettings:
     return PoolingSettings(
         kind=settings.pooling,
         pool_prompt=settings.pool_prompt,
-        latent=latent if settings.pooling == "latent" else None,
+        latent=latent if settings.pooling in {"latent", "multilayer"} else None,
+        layer_tokens=settings.layer_tokens if settings.pooling == "multilayer" else None,
     )
 
 

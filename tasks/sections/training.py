@@ -44,13 +44,16 @@ class Backbone(Section):
     """Commit of a hub id; must be null for the others."""
     attention: Literal["bidirectional", "causal"]
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
-    pooling: Literal["mean", "weighted_mean", "last", "latent"]
+    pooling: Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
     num_latents: PositiveInt
-    """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings)."""
+    """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings) and of
+    `multilayer` pooling (768 in its paper)."""
     num_latent_heads: PositiveInt
     latent_head_dim: PositiveInt
     latent_expansion: PositiveInt
     """Width of the latent block's feed-forward layer over the hidden size."""
+    layer_tokens: Literal["mean", "last"]
+    """What stands for a layer in `multilayer` pooling: the mean of its tokens, or its EOS token."""
     pool_prompt: bool
     """Whether the tokens of the instruction take part in pooling."""
     max_length_tokens: PositiveInt

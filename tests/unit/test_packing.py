@@ -24,7 +24,7 @@ def many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 def encoder_of(
     name: str, tokenizer: PreTrainedTokenizerFast, attention: Direction, kind: str = "mean"
 ) -> Encoder:
-    settings = PoolingSettings(kind=kind, pool_prompt=False, latent=LATENT)
+    settings = PoolingSettings(kind=kind, pool_prompt=False, latent=LATENT, layer_tokens="mean")
     return tiny_encoder(tiny_config(name), tokenizer, attention, settings).train()
 
 
@@ -64,7 +64,7 @@ def test_vectors_and_gradients_equal_those_of_the_padded_pass(
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent"])
+@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent", "multilayer"])
 def test_every_pooling_sees_the_same_tokens(
     kind: str, pico_tokenizer: PreTrainedTokenizerFast
 ) -> None:

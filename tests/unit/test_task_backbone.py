@@ -117,7 +117,7 @@ def test_scratch_gives_a_proven_encoder_its_metrics_and_its_curve(params: Params
     assert encoder.prompts["document"] == ""
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "latent"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "latent", "multilayer"])
 def test_equal_runs_give_equal_bytes(params: Params, pooling: str) -> None:
     pooled = with_backbone(params, pooling=pooling)
     tasks.backbone.body(pooled)
@@ -258,7 +258,7 @@ def test_every_method_gives_equal_bytes_each_time(params: Params, method: str) -
         assert metrics["removed"] == "1,2"
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "latent"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "latent", "multilayer"])
 def test_a_fraction_of_zero_is_the_identity(params: Params, pooling: str) -> None:
     pooled = with_prune(with_backbone(params, pooling=pooling), fraction=0.0)
     tasks.backbone.body(pooled)
