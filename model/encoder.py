@@ -19,6 +19,7 @@ from model.export import load_parts, save_parts
 from model.packing import PACKED, can_pack, pack, run_packed
 from model.pooling.build import PoolingSettings, build_pooling
 from model.pooling.multilayer import MultilayerPooling
+from model.pooling.projection import build_projection
 from model.precision import Precision, decoder_autocast
 from model.tokenization import (
     TokenizedText,
@@ -47,6 +48,7 @@ class Encoder(nn.Module):
         tokenizer: Right padded; ends each text with EOS when the pooling is `last`.
         pooling: States (B, T, D) and a mask (B, T) to vectors (B, D), in float32; `multilayer`
             takes the states of all layers (B, L, D).
+        projection: Pooled vectors to those of another size, in float32; None where there is none.
         settings: How texts are pooled.
         max_length_tokens: Longer inputs are cut, prompt included.
         prompts: Named prompts stored with the model.
@@ -70,6 +72,11 @@ class Encoder(nn.Module):
             hidden_size=backbone.config.hidden_size,
             num_layers=backbone.config.num_hidden_layers,
         )
+        self.projection = (
+            build_projection(backbone.config.hidden_size, settings.projection)
+            if settings.projection
+            else None
+        )
         self.max_length_tokens = max_length_tokens
         self.prompts = dict(prompts or {})
         if can_pack(backbone):
@@ -83,7 +90,7 @@ class Encoder(nn.Module):
     @property
     def embedding_size(self) -> int:
         """Numbers per vector, D."""
-        return self.backbone.config.hidden_size
+        return self.settings.projection or self.backbone.config.hidden_size
 
     @property
     def pool_prompt(self) -> bool:
@@ -146,6 +153,8 @@ class Encoder(nn.Module):
                 pooled_BD = self.pooling(torch.stack(pooled, dim=1))
             else:
                 pooled_BD = pool(output.last_hidden_state.float(), self.pooling)  # pyright: ignore[reportOptionalMemberAccess]  # every decoder gives it
+            if self.projection is not None:
+                pooled_BD = self.projection(pooled_BD)
             return F.normalize(pooled_BD, dim=-1)
 
     def token_states(self, items: Sequence[TokenizedText]) -> list[Tensor]:
@@ -234,6 +243,7 @@ class Encoder(nn.Module):
             backbone=self.backbone,
             tokenizer=self.tokenizer,
             pooling=self.pooling,
+            projection=self.projection,
             settings=self.settings,
             max_length_tokens=self.max_length_tokens,
             prompts=prompts,
@@ -257,4 +267,6 @@ class Encoder(nn.Module):
             prompts=parts.prompts,
         )
         encoder.pooling.load_state_dict(parts.pooling_state)
+        if encoder.projection is not None:
+            encoder.projection.load_state_dict(parts.projection_state)
         return encoder.to(device).eval()

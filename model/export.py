@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -24,10 +24,13 @@ from model.pooling.build import PoolingSettings
 
 SETTINGS_FILE = "samovar.json"
 FORMAT = 1
-FORMAT_OF_BLOCKS = 2
+NEW_FORMAT = 2
 """Written where a reader of format 1 would fail or give other vectors."""
 POOLING_FOLDERS = {"latent": "1_LatentPooling", "multilayer": "1_MultilayerPooling"}
 """Subfolder of the weights of each pooling that has some."""
+PROJECTION_FOLDER = "2_Dense"
+PROJECTION_PREFIX = "linear."
+"""In front of the names of its weights, as the module Dense of sentence-transformers has it."""
 MODULES = "sentence_transformers"
 STOCK_POOLING = {"mean": "mean", "weighted_mean": "weightedmean", "last": "lasttoken"}
 
@@ -40,6 +43,7 @@ class EncoderParts:
     tokenizer: PreTrainedTokenizerFast
     settings: PoolingSettings
     pooling_state: dict[str, Tensor]
+    projection_state: dict[str, Tensor]
     max_length_tokens: int
     prompts: dict[str, str]
 
@@ -50,6 +54,7 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     backbone: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     pooling: nn.Module,
+    projection: nn.Linear | None,
     settings: PoolingSettings,
     max_length_tokens: int,
     prompts: dict[str, str],
@@ -61,8 +66,9 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     backbone.config.output_hidden_states = settings.kind == "multilayer"
     backbone.save_pretrained(folder, max_shard_size="1TB")
     _save_tokenizer(folder, tokenizer, max_length_tokens)
+    is_new = settings.kind == "multilayer" or settings.projection is not None
     content = {
-        "format": FORMAT_OF_BLOCKS if settings.kind == "multilayer" else FORMAT,
+        "format": NEW_FORMAT if is_new else FORMAT,
         "attention": "causal" if is_causal(backbone.config) else "bidirectional",
         "max_length_tokens": max_length_tokens,
         "pooling": settings.to_json(),
@@ -70,15 +76,15 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     _write(folder / SETTINGS_FILE, content)
     _write(folder / "sentence_bert_config.json", _transformer_config())
     _write(folder / "config_sentence_transformers.json", _model_config(prompts))
-    pooling_type, pooling_path = _save_pooling(
-        folder, pooling, settings, backbone.config.hidden_size
-    )
-    _write(folder / "2_Normalize" / "config.json", {})
     types = [
         (f"{MODULES}.base.modules.transformer.Transformer", ""),
-        (pooling_type, pooling_path),
-        (f"{MODULES}.base.modules.normalize.Normalize", "2_Normalize"),
+        _save_pooling(folder, pooling, settings, backbone.config.hidden_size),
     ]
+    if projection is not None:
+        types.append(_save_projection(folder, projection))
+    normalize_folder = f"{len(types)}_Normalize"
+    types.append((f"{MODULES}.base.modules.normalize.Normalize", normalize_folder))
+    _write(folder / normalize_folder / "config.json", {})
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": name}
         for index, (name, path) in enumerate(types)
@@ -133,6 +139,20 @@ def _save_pooling(
     return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", subfolder
 
 
+def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
+    """Write the projection; return its class reference and its subfolder."""
+    content = {
+        "in_features": projection.in_features,
+        "out_features": projection.out_features,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    _write(folder / PROJECTION_FOLDER / "config.json", content)
+    state = {f"{PROJECTION_PREFIX}{name}": value for name, value in projection.state_dict().items()}
+    save_file(state, folder / PROJECTION_FOLDER / "model.safetensors")
+    return f"{MODULES}.base.modules.dense.Dense", PROJECTION_FOLDER
+
+
 def _copy_file(folder: Path, module: ModuleType, sentence_class: type[nn.Module]) -> str:
     """Put the file of a pooling into the folder; return the reference of its class there."""
     name = f"{module.__name__.rpartition('.')[2]}_pooling"
@@ -147,10 +167,10 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
         ValueError: The folder is missing, is no such folder or has another format.
     """
     content = _read(folder / SETTINGS_FILE)
-    if content.get("format") not in {FORMAT, FORMAT_OF_BLOCKS}:
+    if content.get("format") not in {FORMAT, NEW_FORMAT}:
         raise ValueError(
             f"{folder} has format {content.get('format')!r}, expected {FORMAT} or "
-            f"{FORMAT_OF_BLOCKS}: write it again"
+            f"{NEW_FORMAT}: write it again"
         )
     transformers_logging.disable_progress_bar()
     settings = PoolingSettings.from_json(content["pooling"])
@@ -162,6 +182,7 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
         tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
         settings=settings,
         pooling_state=_pooling_state(folder, settings.kind),
+        projection_state=_projection_state(folder, settings),
         max_length_tokens=content["max_length_tokens"],
         prompts=_read(folder / "config_sentence_transformers.json")["prompts"],
     )
@@ -170,6 +191,13 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
 def _pooling_state(folder: Path, kind: str) -> dict[str, Tensor]:
     subfolder = POOLING_FOLDERS.get(kind)
     return {} if subfolder is None else load_file(folder / subfolder / "model.safetensors")
+
+
+def _projection_state(folder: Path, settings: PoolingSettings) -> dict[str, Tensor]:
+    if settings.projection is None:
+        return {}
+    state = load_file(folder / PROJECTION_FOLDER / "model.safetensors")
+    return {name.removeprefix(PROJECTION_PREFIX): value for name, value in state.items()}
 
 
 def _write(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value

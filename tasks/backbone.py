@@ -169,6 +169,7 @@ def _pooling(settings: Backbone) -> PoolingSettings:
         kind=settings.pooling,
         pool_prompt=settings.pool_prompt,
         latent=latent if settings.pooling in {"latent", "multilayer"} else None,
+        projection=settings.projection,
         layer_tokens=settings.layer_tokens if settings.pooling == "multilayer" else None,
     )
 
@@ -189,6 +190,7 @@ def _metrics(encoder: Encoder, settings: Backbone, curve: list[CurvePoint]) -> d
         "parameters": sum(weight.numel() for weight in encoder.parameters()),
         "num_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
+        "embedding_size": encoder.embedding_size,
         "vocab_size": config.vocab_size,
     }
     if curve:

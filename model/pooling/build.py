@@ -37,6 +37,8 @@ class PoolingSettings:
     """Needed by `latent` and `multilayer`, unused by the others."""
     layer_tokens: Literal["mean", "last"] | None = None
     """Needed by `multilayer`: the tokens whose states stand for a layer."""
+    projection: int | None = None
+    """Size of the vectors after a linear projection; None keeps the hidden size."""
 
     @property
     def ends_with_eos(self) -> bool:

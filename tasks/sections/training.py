@@ -54,6 +54,9 @@ class Backbone(Section):
     """Width of the latent block's feed-forward layer over the hidden size."""
     layer_tokens: Literal["mean", "last"]
     """What stands for a layer in `multilayer` pooling: the mean of its tokens, or its EOS token."""
+    projection: PositiveInt | None
+    """Numbers per vector after a linear projection of the pooled state; null keeps the decoder's
+    hidden size. Matryoshka sizes are prefixes of it."""
     pool_prompt: bool
     """Whether the tokens of the instruction take part in pooling."""
     max_length_tokens: PositiveInt
