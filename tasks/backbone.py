@@ -16,9 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model import checkpoint, scratch
 from model.attention import set_attention
+from model.attention_temperature import temper_attention
 from model.backbone import load_decoder, prove_folder
 from model.encoder import Encoder
 from model.pooling.build import LatentSize, PoolingSettings
+from model.rope import require_length, scale_rope
 from model.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.training import schedule
 from tasks.compute import Machine, use_compute
@@ -54,7 +56,7 @@ def body(params: Params) -> None:
                 (decoder, tokenizer), curve = _train(settings, machine, checkpoints)
             else:
                 decoder, tokenizer = _load(settings, params.store.endpoint_url)
-            set_attention(decoder, settings.attention)
+            _adapt(decoder, settings)
             encoder = Encoder(
                 decoder,
                 tokenizer,
@@ -75,6 +77,15 @@ def body(params: Params) -> None:
         write_json(folder / "metrics.json", _metrics(encoder, settings, curve))
         _write_curve(folder / "curves.csv", curve)
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _adapt(decoder: PreTrainedModel, settings: Backbone) -> None:
+    """Set the attention and the positions of a decoder that was trained to continue texts."""
+    set_attention(decoder, settings.attention)
+    if settings.rope_scaling is not None:
+        scale_rope(decoder, settings.rope_scaling.type, settings.rope_scaling.factor)
+    require_length(decoder.config, settings.max_length_tokens)
+    temper_attention(decoder, settings.attention_temperature)
 
 
 def _load(settings: Backbone, endpoint_url: str | None) -> Parts:

@@ -35,6 +35,14 @@ class Scratch(Section):
     seed: NonNegativeInt
 
 
+class RopeScaling(Section):
+    """Rotary positions beyond the decoder's trained length."""
+
+    type: Literal["linear", "ntk", "yarn"]
+    factor: Annotated[float, Field(ge=1)]
+    """Longest text over the trained length; 1 changes nothing."""
+
+
 class Backbone(Section):
     """Section backbone."""
 
@@ -60,6 +68,11 @@ class Backbone(Section):
     pool_prompt: bool
     """Whether the tokens of the instruction take part in pooling."""
     max_length_tokens: PositiveInt
+    rope_scaling: RopeScaling | None
+    """Lets max_length_tokens exceed the decoder's trained length; null leaves its positions."""
+    attention_temperature: PositiveFloat
+    """Divides the logits of every attention softmax, baked into the weights; below 1 keeps long
+    texts apart (Length Collapse). 1 changes nothing."""
     scratch: Scratch | None
 
     @model_validator(mode="after")
