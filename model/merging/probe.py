@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from model.encoder import Encoder
-from model.export import LATENT_FOLDER
+from model.export import POOLING_FOLDERS, PROJECTION_FOLDER, PROJECTION_PREFIX
 from model.precision import Precision, decoder_autocast
 from model.tokenization import token_budget_batches
 from model.training.batches import SourceReader
@@ -112,7 +112,13 @@ class Probe:
 
 def parameters_by_tensor(encoder: Encoder) -> dict[str, nn.Parameter]:
     """Parameters of an encoder under the names their tensors have in its folder."""
-    pooling = encoder.pooling.named_parameters()
-    return dict(encoder.backbone.named_parameters()) | {
-        f"{LATENT_FOLDER}/{name}": parameter for name, parameter in pooling
-    }
+    pooling = dict(encoder.pooling.named_parameters())
+    subfolder = POOLING_FOLDERS[encoder.settings.kind] if pooling else ""
+    found = dict(encoder.backbone.named_parameters())
+    found |= {f"{subfolder}/{name}": parameter for name, parameter in pooling.items()}
+    if encoder.projection is not None:
+        found |= {
+            f"{PROJECTION_FOLDER}/{PROJECTION_PREFIX}{name}": parameter
+            for name, parameter in encoder.projection.named_parameters()
+        }
+    return found

@@ -10,6 +10,7 @@ from tasks.sections.base import (
     Name,
     NonNegativeFloat,
     NonNegativeInt,
+    Number,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -60,6 +61,15 @@ class Scratch(Section):
         return self
 
 
+class RopeScaling(Section):
+    """Rotary positions beyond the decoder's trained length."""
+
+    type: Literal["linear", "ntk", "yarn"]
+    """Positions divided; the base raised; or both, by frequency, with warmer attention."""
+    factor: Annotated[Number, Field(ge=1)]
+    """Longest text over the trained length; 1 changes nothing."""
+
+
 class Backbone(Section):
     """Section backbone."""
 
@@ -71,20 +81,31 @@ class Backbone(Section):
     """Whether a token sees the whole text or only what precedes it."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
     """Attention kernel that training and encoding use."""
-    pooling: Literal["mean", "weighted_mean", "last", "latent"]
+    pooling: Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
     """How the token states become one vector."""
     num_latents: PositiveInt
-    """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings)."""
+    """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings) and of
+    `multilayer` pooling (768 in its paper)."""
     num_latent_heads: PositiveInt
     """Attention heads of `latent` pooling."""
     latent_head_dim: PositiveInt
     """Width of one of these heads."""
     latent_expansion: PositiveInt
     """Width of the latent block's feed-forward layer over the hidden size."""
+    layer_tokens: Literal["mean", "last"]
+    """What stands for a layer in `multilayer` pooling: the mean of its tokens, or its EOS token."""
+    projection: PositiveInt | None
+    """Numbers per vector after a linear projection of the pooled state; null keeps the decoder's
+    hidden size. Matryoshka sizes are prefixes of it."""
     pool_prompt: bool
     """Whether the tokens of the instruction take part in pooling."""
     max_length_tokens: PositiveInt
     """Tokens at which a text is cut, prompt included, unless a caller sets its own limit."""
+    rope_scaling: RopeScaling | None
+    """Lets max_length_tokens exceed the decoder's trained length; null leaves its positions."""
+    attention_temperature: PositiveFloat
+    """Divides the logits of every attention softmax, baked into the weights; below 1 keeps long
+    texts apart (Length Collapse). 1 changes nothing."""
     scratch: Scratch | None
     """Sizes and training of the small decoder; null for any other source."""
 
