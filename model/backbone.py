@@ -1,7 +1,7 @@
-"""The decoder: where it comes from, how its attention becomes bidirectional, and the proof.
+"""The decoder: where it comes from, and the proof of its attention.
 
-Bidirectional attention is a setting of the stock transformers classes (`config.is_causal = False`,
-transformers >= 5.2). A class that ignores it gives no error, so nothing is believed unmeasured.
+Bidirectional attention is a setting of the stock transformers classes. A class that ignores it
+gives no error, so nothing is believed unmeasured.
 
 Shape letters: B = texts, T = tokens, D = hidden size.
 """
@@ -9,13 +9,15 @@ Shape letters: B = texts, T = tokens, D = hidden size.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from model.attention import Direction, window_of
 from model.encoder import Encoder, TokenizedText
 from model.packing import PACKED
 
@@ -63,13 +65,15 @@ def load_decoder(
         raise ValueError(
             f"backbone.attn_implementation {attn_implementation!r} is not installed here: {error}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(_explain(source, revision, error)) from error
     return decoder, tokenizer
 
 
 def _explain(source: str, revision: str | None, error: Exception) -> str:
     first_line = str(error).strip().split("\n", maxsplit=1)[0]
+    if isinstance(error, SafetensorError):
+        return f"the weights of {source!r} are damaged or cut off ({first_line}): fetch them again"
     if Path(source).is_dir():
         return f"the folder {source!r} holds no decoder and fast tokenizer to load: {first_line}"
     return (
@@ -77,11 +81,6 @@ def _explain(source: str, revision: str | None, error: Exception) -> str:
         "Check the id, the revision and the connection; a gated model needs HF_TOKEN; with "
         "HF_HUB_OFFLINE=1 it must be in the cache (hf download); or set backbone.source to a folder"
     )
-
-
-def set_attention(decoder: PreTrainedModel, attention: Literal["bidirectional", "causal"]) -> None:
-    """Let every token see all tokens, or only the earlier ones; kept in config.json when saved."""
-    decoder.config.is_causal = attention == "causal"
 
 
 def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:
@@ -96,7 +95,7 @@ def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:
 
 def prove_folder(
     folder: Path,
-    attention: Literal["bidirectional", "causal"],
+    attention: Direction,
     *,
     device: torch.device,
     attn_implementation: str,
@@ -119,14 +118,16 @@ def prove_folder(
 
 def prove_attention(
     encoder: Encoder,
-    attention: Literal["bidirectional", "causal"],
+    attention: Direction,
     implementations: Sequence[str],
 ) -> dict[str, Any]:
     """Measure what the first token sees and what padding changes, for each attention kernel.
 
     The last token of a text is exchanged: the state of the first token must change when attention
     is bidirectional and must not when it is causal, with and without padding, since transformers
-    takes another path for each. A text must keep its vector when others of its batch are longer.
+    takes another path for each. Where a sliding window is shorter than the text, the last token
+    that the first one sees is exchanged instead. A text must keep its vector when others of its
+    batch are longer.
 
     Args:
         encoder: Left with the attention implementation it came with.
@@ -167,8 +168,10 @@ def _measure(encoder: Encoder) -> dict[str, float]:
     ids = [(7 * token + 3) % vocabulary for token in range(PROBE_TOKENS + PROBE_PADDING)]
     long = TokenizedText(ids, prompt_tokens=0)
     probe = TokenizedText(ids[:PROBE_TOKENS], prompt_tokens=0)
-    last = (probe.ids[-1] + 1) % vocabulary
-    other = TokenizedText([*probe.ids[:-1], last], prompt_tokens=0)
+    window = window_of(encoder.backbone.config) or PROBE_TOKENS
+    place = min(PROBE_TOKENS, max(2, window)) - 1
+    other = TokenizedText(list(probe.ids), prompt_tokens=0)
+    other.ids[place] = (other.ids[place] + 1) % vocabulary
     alone_D, padded_D = encoder.embed([probe])[0], encoder.embed([probe, long])[0]
     return {
         "first_state_change": _change(encoder, [probe], [other]),
@@ -193,14 +196,14 @@ def _check(measured: dict[str, float], attention: str, name: str) -> None:
     changes = [measured["first_state_change"], measured["first_state_change_padded"]]
     if attention == "bidirectional" and min(changes) < MIN_CHANGE:
         raise ValueError(
-            f"{name} stays causal: exchanging the last token changes the first state by "
+            f"{name} stays causal: exchanging a late token changes the first state by "
             f"{min(changes):.3g}, expected at least {MIN_CHANGE:g}. This class of transformers "
             "ignores config.is_causal = False: set backbone.attention to causal or take another "
             "decoder"
         )
     if attention == "causal" and max(changes) > MAX_NOISE:
         raise ValueError(
-            f"{name} is not causal: exchanging the last token changes the first state by "
+            f"{name} is not causal: exchanging a late token changes the first state by "
             f"{max(changes):.3g}, expected at most {MAX_NOISE:g}"
         )
     limit = MAX_PADDING_CHANGE_BF16 if "flash" in name else MAX_PADDING_CHANGE

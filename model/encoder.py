@@ -5,7 +5,7 @@ Shape letters: B = texts of a batch, T = tokens, D = embedding size, N = texts o
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import BaseModelOutput
 
 from model.export import load_parts, save_parts
 from model.packing import PACKED, can_pack, pack, run_packed
 from model.pooling.build import PoolingSettings, build_pooling
+from model.pooling.multilayer import MultilayerPooling
+from model.pooling.projection import build_projection
 from model.precision import Precision, decoder_autocast
 from model.tokenization import (
     TokenizedText,
@@ -29,6 +32,8 @@ from model.tokenization import (
 
 __all__ = ["Encoder", "TokenizedText", "collate"]
 
+TokenPooling = Callable[[Tensor, Tensor], Tensor]
+"""States (B, T, D) and a mask (B, T) to vectors (B, D)."""
 PROGRESS_INTERVAL_S = 5.0
 TOKENIZE_CHUNK = 10_000
 
@@ -41,7 +46,9 @@ class Encoder(nn.Module):
     Attributes:
         backbone: The decoder without its language-model head.
         tokenizer: Right padded; ends each text with EOS when the pooling is `last`.
-        pooling: States (B, T, D) and a mask (B, T) to vectors (B, D), in float32.
+        pooling: States (B, T, D) and a mask (B, T) to vectors (B, D), in float32; `multilayer`
+            takes the states of all layers (B, L, D).
+        projection: Pooled vectors to those of another size, in float32; None where there is none.
         settings: How texts are pooled.
         max_length_tokens: Longer inputs are cut, prompt included.
         prompts: Named prompts stored with the model.
@@ -58,9 +65,18 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.tokenizer = plain_tokenizer(tokenizer, append_eos=settings.kind == "last")
+        self.tokenizer = plain_tokenizer(tokenizer, append_eos=settings.ends_with_eos)
         self.settings = settings
-        self.pooling = build_pooling(settings, backbone.config.hidden_size)
+        self.pooling = build_pooling(
+            settings,
+            hidden_size=backbone.config.hidden_size,
+            num_layers=backbone.config.num_hidden_layers,
+        )
+        self.projection = (
+            build_projection(backbone.config.hidden_size, settings.projection)
+            if settings.projection
+            else None
+        )
         self.max_length_tokens = max_length_tokens
         self.prompts = dict(prompts or {})
         if can_pack(backbone):
@@ -74,7 +90,7 @@ class Encoder(nn.Module):
     @property
     def embedding_size(self) -> int:
         """Numbers per vector, D."""
-        return self.backbone.config.hidden_size
+        return self.settings.projection or self.backbone.config.hidden_size
 
     @property
     def pool_prompt(self) -> bool:
@@ -107,20 +123,39 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Unit-norm float32 vectors (B, D); pooling runs in float32 under autocast too."""
         output = self.backbone(
-            input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False
+            input_ids=input_ids_BT,
+            attention_mask=attention_mask_BT,
+            use_cache=False,
+            output_hidden_states=self._needs_all_layers,
         )
-        with torch.autocast(input_ids_BT.device.type, enabled=False):
-            pooled_BD = self.pooling(output.last_hidden_state.float(), pool_mask_BT)
-            return F.normalize(pooled_BD, dim=-1)
+        return self._vectors(output, lambda states_BTD, pool: pool(states_BTD, pool_mask_BT))
 
     def embed(self, items: Sequence[TokenizedText]) -> Tensor:
         """Unit-norm float32 vectors (B, D) of texts in one forward pass, packed where possible."""
         if not self.is_packed:
             return self(*self._collate(items))
         packed = pack(items, pool_prompt=self.pool_prompt, device=self.device)
-        states_1TD = run_packed(self.backbone, packed)
+        output = run_packed(self.backbone, packed, output_hidden_states=self._needs_all_layers)
+        return self._vectors(output, packed.pool)
+
+    @property
+    def _needs_all_layers(self) -> bool:
+        return isinstance(self.pooling, MultilayerPooling)
+
+    def _vectors(
+        self, output: BaseModelOutput, pool: Callable[[Tensor, TokenPooling], Tensor]
+    ) -> Tensor:
+        """Unit-norm float32 vectors (B, D); `pool` applies a pooling to the states of a layer."""
         with torch.autocast(self.device.type, enabled=False):
-            return F.normalize(packed.pool(states_1TD.float(), self.pooling), dim=-1)
+            if isinstance(self.pooling, MultilayerPooling):
+                layers = output.hidden_states[1:]  # pyright: ignore[reportOptionalSubscript]  # asked for; the first is the input of block 0
+                pooled = [pool(states.float(), self.pooling.pool_tokens) for states in layers]
+                pooled_BD = self.pooling(torch.stack(pooled, dim=1))
+            else:
+                pooled_BD = pool(output.last_hidden_state.float(), self.pooling)  # pyright: ignore[reportOptionalMemberAccess]  # every decoder gives it
+            if self.projection is not None:
+                pooled_BD = self.projection(pooled_BD)
+            return F.normalize(pooled_BD, dim=-1)
 
     def token_states(self, items: Sequence[TokenizedText]) -> list[Tensor]:
         """Last hidden states of each text, float32 (its tokens, D), as `embed` computes them."""
@@ -130,7 +165,7 @@ class Encoder(nn.Module):
             states = list(output.last_hidden_state)
         else:
             packed = pack(items, pool_prompt=self.pool_prompt, device=self.device)
-            blocks = packed.pad(run_packed(self.backbone, packed)[0])
+            blocks = packed.pad(run_packed(self.backbone, packed).last_hidden_state[0])  # pyright: ignore[reportOptionalSubscript]  # every decoder gives it
             longest_first = [states_LD for block_GLD in blocks for states_LD in block_GLD]
             states = [longest_first[place] for place in packed.order_B.tolist()]
         return [rows[: len(item.ids)].float() for rows, item in zip(states, items, strict=True)]
@@ -201,13 +236,14 @@ class Encoder(nn.Module):
                 sentence-transformers would leave out as well.
         """
         prompts = self.prompts if prompts is None else prompts
-        if not self.pool_prompt and self.settings.kind != "last":
+        if not self.pool_prompt and not self.settings.ends_with_eos:
             check_prompt_ends(self.tokenizer, prompts)
         save_parts(
             folder,
             backbone=self.backbone,
             tokenizer=self.tokenizer,
             pooling=self.pooling,
+            projection=self.projection,
             settings=self.settings,
             max_length_tokens=self.max_length_tokens,
             prompts=prompts,
@@ -231,4 +267,6 @@ class Encoder(nn.Module):
             prompts=parts.prompts,
         )
         encoder.pooling.load_state_dict(parts.pooling_state)
+        if encoder.projection is not None:
+            encoder.projection.load_state_dict(parts.projection_state)
         return encoder.to(device).eval()

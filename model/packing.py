@@ -17,7 +17,9 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_outputs import BaseModelOutput
 
+from model.attention import is_causal
 from model.tokenization import TokenizedText
 
 PACKED = "packed_sdpa"
@@ -165,8 +167,16 @@ def can_pack(decoder: PreTrainedModel) -> bool:
     )
 
 
-def run_packed(decoder: PreTrainedModel, packed: PackedTexts) -> Tensor:
-    """Last hidden states (1, T, D) of a decoder whose attention implementation is `PACKED`."""
+def run_packed(
+    decoder: PreTrainedModel, packed: PackedTexts, *, output_hidden_states: bool = False
+) -> BaseModelOutput:
+    """States (1, T, D) by a decoder whose attention implementation is `PACKED`.
+
+    Args:
+        decoder: Runs once over all texts.
+        packed: The texts.
+        output_hidden_states: Whether the states of all layers are given, beside the last.
+    """
     # a mask of four axes is handed to the attention function as it is; none is ever read there
     unread_1111 = packed.input_ids_1T.new_ones((1, 1, 1, 1), dtype=torch.bool)
     return decoder(
@@ -175,7 +185,8 @@ def run_packed(decoder: PreTrainedModel, packed: PackedTexts) -> Tensor:
         attention_mask=unread_1111,
         use_cache=False,
         packed_texts=packed,
-    ).last_hidden_state
+        output_hidden_states=output_hidden_states,
+    )
 
 
 def packed_attention(  # noqa: PLR0913 - the signature transformers calls
@@ -203,7 +214,7 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
         return sdpa_attention_forward(
             module, *states, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    is_causal = getattr(module.config, "is_causal", True)
+    looks_back = is_causal(module.config)  # pyright: ignore[reportArgumentType]  # a config
     dtype = value_1HTK.dtype
     on_cpu = value_1HTK.device.type == "cpu"
     blocks = [
@@ -214,12 +225,12 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
     with torch.autocast(value_1HTK.device.type, enabled=False):
         for group, *parts in zip(packed_texts.groups, *blocks, strict=True):
             # rows beyond a text are zeros: right of every token, so causal attention needs no mask
-            mask_G11L = None if is_causal else group.key_mask_G11L
+            mask_G11L = None if looks_back else group.key_mask_G11L
             attended_GHLK = F.scaled_dot_product_attention(
                 *(block_GLHK.transpose(1, 2) for block_GLHK in parts),
                 attn_mask=mask_G11L,
                 dropout_p=dropout,
-                is_causal=is_causal,
+                is_causal=looks_back,
                 scale=scaling,
                 enable_gqa=query_1HTK.shape[1] != key_1HTK.shape[1],
             )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from model.encoder import Encoder
+from model.pooling.multilayer import MultilayerPooling
 from model.tokenization import TokenizedText, collate, token_budget_batches
 
 PER_LAYER_KEYS = ("layer_types", "mlp_layer_types", "no_rope_layers")
@@ -136,6 +137,14 @@ def remove_blocks(decoder: PreTrainedModel, removed: Sequence[int]) -> None:
         if numbers:
             setattr(config, key, [kept.index(number) for number in numbers if number in kept])
     config.num_hidden_layers = len(kept)
+
+
+def prune_encoder(encoder: Encoder, removed: Sequence[int]) -> None:
+    """Take blocks out of the decoder of an encoder, and their vectors out of its pooling."""
+    kept = [number for number in range(count_blocks(encoder.backbone)) if number not in removed]
+    remove_blocks(encoder.backbone, removed)
+    if isinstance(encoder.pooling, MultilayerPooling):
+        encoder.pooling.keep_layers(kept)
 
 
 def count_blocks(decoder: PreTrainedModel) -> int:

@@ -15,11 +15,15 @@ from types import ModuleType
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model import checkpoint, scratch
-from model.backbone import load_decoder, prove_folder, set_attention
+from model.attention import set_attention
+from model.attention_temperature import temper_attention
+from model.backbone import load_decoder, prove_folder
 from model.encoder import Encoder
 from model.pooling.build import LatentSize, PoolingSettings
+from model.rope import require_length, scale_rope
 from model.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.training import schedule
+from model.writing import writing
 from tasks.compute import Machine, use_compute
 from tasks.params import Backbone, Params, Prompts
 from tasks.prompts import query_prompt
@@ -53,7 +57,7 @@ def body(params: Params) -> None:
                 (decoder, tokenizer), curve = _train(settings, machine, checkpoints)
             else:
                 decoder, tokenizer = _load(settings, params.store.endpoint_url)
-            set_attention(decoder, settings.attention)
+            _adapt(decoder, settings)
             encoder = Encoder(
                 decoder,
                 tokenizer,
@@ -74,6 +78,15 @@ def body(params: Params) -> None:
         write_json(folder / "metrics.json", _metrics(encoder, settings, curve))
         _write_curve(folder / "curves.csv", curve)
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _adapt(decoder: PreTrainedModel, settings: Backbone) -> None:
+    """Set the attention and the positions of a decoder that was trained to continue texts."""
+    set_attention(decoder, settings.attention)
+    if settings.rope_scaling is not None:
+        scale_rope(decoder, settings.rope_scaling.type, settings.rope_scaling.factor)
+    require_length(decoder.config, settings.max_length_tokens)
+    temper_attention(decoder, settings.attention_temperature)
 
 
 def _load(settings: Backbone, endpoint_url: str | None) -> Parts:
@@ -167,7 +180,9 @@ def _pooling(settings: Backbone) -> PoolingSettings:
     return PoolingSettings(
         kind=settings.pooling,
         pool_prompt=settings.pool_prompt,
-        latent=latent if settings.pooling == "latent" else None,
+        latent=latent if settings.pooling in {"latent", "multilayer"} else None,
+        projection=settings.projection,
+        layer_tokens=settings.layer_tokens if settings.pooling == "multilayer" else None,
     )
 
 
@@ -187,6 +202,7 @@ def _metrics(encoder: Encoder, settings: Backbone, curve: list[CurvePoint]) -> d
         "parameters": sum(weight.numel() for weight in encoder.parameters()),
         "num_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
+        "embedding_size": encoder.embedding_size,
         "vocab_size": config.vocab_size,
     }
     if curve:
@@ -195,7 +211,7 @@ def _metrics(encoder: Encoder, settings: Backbone, curve: list[CurvePoint]) -> d
 
 
 def _write_curve(path: Path, curve: list[CurvePoint]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CurvePoint._fields)
         writer.writerows(

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from model.encoder import Encoder
+from model.losses.presets import PRESETS
+from model.losses.terms import EXPLICIT_TERMS
 from model.precision import Precision
 from model.training.auto_size import with_fitting_micro_batches
+from model.training.batches import prepare_orders
 from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
@@ -21,9 +23,9 @@ from model.training.team import Team
 from model.training.trainer import train
 from tasks.checkpoint_key import checkpoint_key
 from tasks.compute import Machine, use_compute
+from tasks.corpus import open_corpus, spool_corpus
 from tasks.params import Params
 from tasks.prompts import document_prompt, query_prompt
-from tasks.records import read_table
 from tasks.sections.training import Prompts, Training
 from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, write_json
 from tasks.team import joined_team
@@ -32,8 +34,10 @@ INGESTED = ARTIFACTS / "ingest" / "examples"
 SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
 MINED = ARTIFACTS / "mine" / "examples"
 SYNTHETIC = "synthetic"
-COLUMNS = ["id", "task", "source", "query", "positives", "negatives", "score"]
+CORPORA = Path(".samovar/corpora")
+"""Arrow files of the stages that are under way."""
 MICRO_BATCHES = CHECKPOINTS.parent / "micro_batch_tokens.json"
+"""What was found to fit, by machine and model."""
 FEWEST_ROWS = 2
 TERMINATED = 128 + 15
 
@@ -72,19 +76,25 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
 
 
 def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine) -> None:
+    if team.leads:
+        _spool(stage)
+    team.wait()
     sources = load_sources(params.prompts, stage)
-    warn_about_small_sources(sources, stage.training.batch_size)
+    settings = train_settings(stage.training, machine.precision)
+    if settings.batches != "mixed":
+        warn_about_small_sources(sources, settings.sub_batch_size)
+    warn_about_idle_rows(sources, stage.training)
     work = CHECKPOINTS / stage.name / _key(params, stage, machine.precision)
     log = work / "training.jsonl"
     try:
+        # before the weights are there: the device waits for nothing that grows with the corpus
+        prepare_orders(sources, settings, work, team)
         encoder = Encoder.load(
             stage.base,
             device=machine.device,
             attn_implementation=params.backbone.attn_implementation,
         ).float()
-        settings = train_settings(stage.training, machine.precision)
-        if stage.training.micro_batch_tokens == "auto":
-            settings = with_fitting_micro_batches(encoder, settings, MICRO_BATCHES, team)
+        settings = _sized(encoder, stage.training, settings, team)
         metrics = train(
             encoder,
             sources,
@@ -106,6 +116,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
         write_json(folder / "metrics.json", metrics | _facts(encoder, sources, machine))
     # checkpoints of other settings were abandoned when this training was begun
     shutil.rmtree(CHECKPOINTS / stage.name)
+    shutil.rmtree(CORPORA / stage.name)
 
 
 def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSource]:
@@ -117,23 +128,32 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
     Raises:
         StageError: A source has fewer than two rows, or rows its task cannot learn from.
     """
-    table = _read_examples(stage)
+    tables, present = open_corpus(_spool(stage))
     sources: list[TrainingSource] = []
     for name, weight in stage.weights.items():
-        rows = table.filter(pc.field("source") == name)
-        if rows.num_rows < FEWEST_ROWS:
-            present = ", ".join(sorted(table["source"].unique().to_pylist())) or "none"
+        by_task = tables.get(name, {})
+        rows = sum(table.num_rows for table in by_task.values())
+        if rows < FEWEST_ROWS:
             raise StageError(
-                f"{stage.name}: source {name!r} has {rows.num_rows} training rows, at least "
-                f"{FEWEST_ROWS} are needed; sources with rows: {present}. Correct the name, "
-                "remove it from the sources of the stage, or see artifacts/ingest/metrics.json "
-                "for why its rows were rejected"
+                f"{stage.name}: source {name!r} has {rows} training rows, at least "
+                f"{FEWEST_ROWS} are needed; sources with rows: {', '.join(present) or 'none'}. "
+                "Correct the name, remove it from the sources of the stage, or see "
+                "artifacts/ingest/metrics.json for why its rows were rejected"
             )
-        tasks = sorted(rows["task"].unique().to_pylist())
-        for task in tasks:
-            own = rows.filter(pc.field("task") == task)
-            title = name if len(tasks) == 1 else f"{name}-{task}"
-            sources.append(_source(prompts, title, task, own, weight))
+        for task, table in by_task.items():
+            title = name if len(by_task) == 1 else f"{name}-{task}"
+            source = TrainingSource(
+                name=title,
+                task=task,
+                prompt=query_prompt(prompts, task),
+                document_prompt=document_prompt(prompts, task),
+                table=table,
+                weight=weight,
+            )
+            fault = _fault(source, stage.training)
+            if fault is not None:
+                raise StageError(f"{stage.name}: source {title!r} of task {task}: {fault}")
+            sources.append(source)
     return sources
 
 
@@ -146,6 +166,15 @@ def train_settings(training: Training, precision: Precision) -> TrainSettings:
     if training.memory is not None:
         values["memory"] = MemorySettings(**values["memory"])
     return TrainSettings(**values, precision=precision)
+
+
+def _sized(
+    encoder: Encoder, training: Training, settings: TrainSettings, team: Team
+) -> TrainSettings:
+    """The settings with micro-batches of `auto` sized by the device, others as they are."""
+    if training.micro_batch_tokens != "auto":
+        return settings
+    return with_fitting_micro_batches(encoder, settings, MICRO_BATCHES, team)
 
 
 def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> None:
@@ -162,36 +191,29 @@ def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> 
             )
 
 
-def _read_examples(stage: ContrastiveStage) -> pa.Table:
-    table = read_table(INGESTED, COLUMNS)
-    if SYNTHETIC in stage.weights:
-        table = pa.concat_tables([table, read_table(SYNTHESIZED, COLUMNS)])
-    if not stage.is_mined:
-        return table
-    mined = read_table(MINED, COLUMNS)
-    mined = mined.filter(pc.field("id").isin(table["id"].combine_chunks()))
-    is_replaced = pc.field("id").isin(mined["id"].combine_chunks())
-    return pa.concat_tables([table.filter(~is_replaced), mined])
+def warn_about_idle_rows(sources: list[TrainingSource], training: Training) -> None:
+    """Log each source with rows that teach nothing: they have no negative and get none in-batch."""
+    for source in sources:
+        idle = int((_lengths(source.table["negatives"]) == 0).sum())
+        if idle and _needs_own_negatives(source, training.loss):
+            logger.warning(
+                "source %s: %d of %d rows have no negative of their own and get none from the "
+                "batch: they add 0 to the loss",
+                source.name,
+                idle,
+                source.table.num_rows,
+            )
 
 
-def _source(
-    prompts: Prompts, name: str, task: str, table: pa.Table, weight: float
-) -> TrainingSource:
-    source = TrainingSource(
-        name=name,
-        task=task,
-        prompt=query_prompt(prompts, task),
-        document_prompt=document_prompt(prompts, task),
-        table=table,
-        weight=weight,
-    )
-    fault = _fault(source)
-    if fault is not None:
-        raise StageError(f"source {name!r} of task {task}: {fault}")
-    return source
+def _spool(stage: ContrastiveStage) -> Path:
+    """Folder of the examples of the stage as files that can be mapped."""
+    examples = [INGESTED, *([SYNTHESIZED] if SYNTHETIC in stage.weights else [])]
+    mined = MINED if stage.is_mined else None
+    return spool_corpus(CORPORA / stage.name, list(stage.weights), examples, mined)
 
 
-def _fault(source: TrainingSource) -> str | None:
+def _fault(source: TrainingSource, training: Training) -> str | None:
+    """Why the source cannot be trained on, None if it can."""
     table = source.table
     without = int((_lengths(table["positives"]) == 0).sum())
     if without:
@@ -201,17 +223,37 @@ def _fault(source: TrainingSource) -> str | None:
             f"{table['score'].null_count} of {table.num_rows} rows have no score: "
             "map the field `score` of the source, or give it the task nli"
         )
-    has_negatives = bool(_lengths(table["negatives"]).any())
-    if not (source.is_in_batch or source.is_graded or has_negatives):
+    if not _needs_own_negatives(source, training.loss):
+        return None
+    if training.hard_negatives == 0:
         return (
-            "no row has a negative, and this task has no in-batch ones: it needs two classes at "
-            "least and ingest.class_negatives above 0"
+            "hard_negatives is 0, and there are no in-batch negatives here "
+            f"(loss {training.loss}): nothing would be learnt; raise hard_negatives, "
+            "or remove the source from the stage"
         )
+    if not _lengths(table["negatives"]).any():
+        return f"no row has a negative, and there are no in-batch ones: {_remedy(source)}"
     return None
 
 
+def _needs_own_negatives(source: TrainingSource, loss: str) -> bool:
+    """Whether a row learns from its own hard negatives alone."""
+    terms = {term for softmax in PRESETS[loss].loss.softmaxes for term in softmax}
+    return not source.is_graded and (not source.is_in_batch or terms <= set(EXPLICIT_TERMS))
+
+
+def _remedy(source: TrainingSource) -> str:
+    if source.is_in_batch:
+        return (
+            "name it under mine.sources, map the field `negative`, "
+            "or choose a loss with in-batch negatives"
+        )
+    return "it needs two classes at least and ingest.class_negatives above 0"
+
+
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
-    return lists.combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    parts = [chunk.value_lengths().fill_null(0) for chunk in lists.chunks]
+    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts])
 
 
 def _key(params: Params, stage: ContrastiveStage, precision: Precision) -> str:

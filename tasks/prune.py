@@ -10,7 +10,7 @@ from model.pruning import (
     choose_blocks,
     count_blocks,
     measure_distances,
-    remove_blocks,
+    prune_encoder,
 )
 from model.tokenization import TokenizedText
 from tasks.compute import use_compute
@@ -45,7 +45,7 @@ def body(params: Params) -> None:
             distances = _measure(encoder, settings, count)
             removed = choose_blocks(settings.method, distances, count)
             logger.info("removing blocks %s of %d by %s", removed, before, settings.method)
-            remove_blocks(encoder.backbone, removed)
+            prune_encoder(encoder, removed)
             encoder.save(folder / "model")
             proof = prove_folder(
                 folder / "model",
@@ -74,7 +74,7 @@ def _measure(encoder: Encoder, settings: Prune, count: int) -> Distances:
         encoder,
         _calibration_texts(encoder, settings),
         run_length=max(1, count),
-        tokens="last" if encoder.settings.kind == "last" else "all",
+        tokens="last" if encoder.settings.ends_with_eos else "all",
         batch_tokens=BATCH_TOKENS,
     )
 

@@ -6,7 +6,8 @@ differs from the text of the paper: normalised inputs, residuals and a gated fee
 This file is copied into each published folder whose pooling is `latent` and needs torch and
 safetensors alone; sentence-transformers imports it from there.
 
-Shape letters: B = texts, T = tokens, D = hidden size, R = latents, H = heads, K = head size.
+Shape letters: B = texts, T = tokens, D = hidden size, R = latents, H = heads, K = head size,
+I = H x K, W = width of the feed-forward layer.
 """
 
 import json
@@ -122,7 +123,9 @@ class SentenceLatentPooling(LatentPooling):
         states_BTD, mask_BT = features["token_embeddings"], features["attention_mask"]
         prompt_tokens = int(features.get("prompt_length", 0))
         if prompt_tokens and not self.include_prompt:
-            mask_BT = mask_BT.clone()
-            mask_BT[:, :prompt_tokens] = 0
+            text_BT = mask_BT.clone()
+            text_BT[:, :prompt_tokens] = 0
+            # a prompt that left no room for its text is pooled itself
+            mask_BT = torch.where(text_BT.any(dim=1, keepdim=True), text_BT, mask_BT)
         features["sentence_embedding"] = super().forward(states_BTD, mask_BT)
         return features

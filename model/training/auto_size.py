@@ -20,6 +20,7 @@ from model.training.form import trained_form
 from model.training.micro_batches import FEWEST_TOKENS
 from model.training.settings import TrainSettings
 from model.training.team import Team
+from model.writing import writing
 
 CPU_TOKENS = 4096
 """Micro-batch of a training on a processor: larger ones were no faster on two cores."""
@@ -96,8 +97,9 @@ def remembered(file: Path, key: str, find: Callable[[], int], team: Team) -> int
         if team.leads:
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-            partial.replace(file)
+            with writing(partial):
+                partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+                partial.replace(file)
     return known[key]
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from model.training.batches import Batch
-from model.training.settings import MemorySettings, TrainingSource
+from model.training.settings import MemorySettings
 
 PREFIX = "memory."
 
@@ -46,13 +46,13 @@ class DocumentMemory:
         self._from_step = settings.from_step if settings else 0
         self._queue: deque[_Remembered] = deque(maxlen=settings.batches if settings else 0)
 
-    def add(self, source: TrainingSource, batch: Batch, document_ND: Tensor) -> None:
-        """Remember the documents of a batch, if its source has safe in-batch negatives."""
-        if self._queue.maxlen and source.is_in_batch:
+    def add(self, source: str, batch: Batch, document_ND: Tensor) -> None:
+        """Remember the documents of a batch of `source`, if its negatives in-batch are safe."""
+        if self._queue.maxlen and batch.is_in_batch:
             texts = batch.texts
             self._queue.append(
                 _Remembered(
-                    source=source.name,
+                    source=source,
                     documents=texts.documents,
                     known_queries=texts.known_queries,
                     known_positives=texts.known_positives,
@@ -60,15 +60,15 @@ class DocumentMemory:
                 )
             )
 
-    def recall(self, step: int, source: TrainingSource, batch: Batch) -> Batch:
+    def recall(self, step: int, source: str, batch: Batch) -> Batch:
         """The batch with the documents remembered for it, newest first; as it is without any.
 
         Pairs known from the earlier batches come along: a document that answered a query then is no
         negative of it now.
         """
         texts = batch.texts
-        found = [earlier for earlier in reversed(self._queue) if earlier.source == source.name]
-        if step < self._from_step or not found or not source.is_in_batch:
+        found = [earlier for earlier in reversed(self._queue) if earlier.source == source]
+        if step < self._from_step or not found or not batch.is_in_batch:
             return batch
         known_queries = np.concatenate([earlier.known_queries for earlier in found])
         known_positives = np.concatenate([earlier.known_positives for earlier in found])
@@ -90,9 +90,9 @@ class DocumentMemory:
         """The numbers of each remembered batch."""
         found: dict[str, Tensor] = {}
         for place, batch in enumerate(self._queue):
-            found[f"{PREFIX}{place}.documents"] = torch.from_numpy(batch.documents)
-            found[f"{PREFIX}{place}.known_queries"] = torch.from_numpy(batch.known_queries)
-            found[f"{PREFIX}{place}.known_positives"] = torch.from_numpy(batch.known_positives)
+            found[f"{PREFIX}{place}.documents"] = torch.tensor(batch.documents)
+            found[f"{PREFIX}{place}.known_queries"] = torch.tensor(batch.known_queries)
+            found[f"{PREFIX}{place}.known_positives"] = torch.tensor(batch.known_positives)
             found[f"{PREFIX}{place}.embedding"] = batch.embedding_ND
         return found
 

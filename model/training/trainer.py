@@ -19,13 +19,14 @@ from torch import Tensor
 from model.encoder import Encoder
 from model.losses.matryoshka import matryoshka_sizes
 from model.precision import decoder_autocast
-from model.training.batches import Batch, BatchPlan
+from model.training.batches import BatchPlan, Step, rows_folder
+from model.training.composition import draw_steps
 from model.training.form import trained_form
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.memory import DocumentMemory
 from model.training.micro_batches import MicroBatches
-from model.training.objective import Objective, objective_of
-from model.training.order import draw_sources
+from model.training.objective import Objective
+from model.training.parts import SumObjective, objective_of_parts
 from model.training.progress import Progress
 from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
@@ -33,6 +34,7 @@ from model.training.state import TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
 from model.training.team import Team
+from model.writing import writing
 
 
 class NonFiniteLossError(ValueError):
@@ -52,8 +54,8 @@ def train(
 
     Args:
         encoder: Float32 weights on the device to be used.
-        sources: Each at least one row; a batch holds rows of one source.
-        checkpoint_folder: Checkpoints and token files; the caller removes it after success.
+        sources: Each at least one row.
+        checkpoint_folder: Checkpoints and orders of rows; the caller removes it after success.
         log_path: One JSON line per step; lines after the checkpoint are cut off on resume.
         settings: The numbers.
         on_step: Called after each logged step.
@@ -69,19 +71,13 @@ def train(
     """
     if not sources:
         raise ValueError("no sources: a training needs at least one")
-    steps_of = draw_sources(
-        [source.table.num_rows for source in sources],
-        [source.weight for source in sources],
-        temperature=settings.source_temperature,
-        max_steps=settings.max_steps,
-        seed=settings.seed,
-    )
+    if settings.memory is not None and settings.batches != "source":
+        raise ValueError(f"a memory needs batches of one source each, not {settings.batches}")
+    steps_of = draw_steps(sources, settings)
     team = Team()
-    team = Team()
-    tokens = checkpoint_folder / ("tokens" if team.leads else f"tokens-{team.rank}")
-    plan = BatchPlan(sources, steps_of, settings, encoder, tokens)
+    plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
-    with trained_form(encoder, settings) as trained:
+    with trained_form(encoder, settings) as trained, plan.prepared_ahead():
         trainer = Trainer(trained, plan, settings, checkpoint_folder, team)
         _take_steps(trainer, own_log, settings, team, on_step)
     return summarise(read_records(own_log))
@@ -159,10 +155,10 @@ class Trainer:
             NonFiniteLossError: Before the weights are touched.
             torch.OutOfMemoryError: Even the smallest micro-batches do not fit.
         """
-        source, batch = self._plan.source_of(step), self._plan.batch(step)
+        batch = self._plan.step(step)
         while True:
             try:
-                record, document_ND = self._fill_gradients(step, source, batch)
+                record, embedding_MD = self._fill_gradients(step, batch)
                 break
             except torch.OutOfMemoryError:
                 if not self._micro_batches.can_halve:
@@ -170,18 +166,16 @@ class Trainer:
             self._micro_batches.halve(step)
         # outside of the loop: a step of the optimiser that breaks off must not be taken twice
         self._optimizer.step()
-        self._memory.add(source, batch, document_ND)
+        slices = embedding_MD.split([len(part.items) for part in batch.parts])
+        for part, own in zip(batch.parts, slices, strict=True):
+            self._memory.add(batch.source, part, own[part.num_queries :])
         return record
 
-    def _fill_gradients(
-        self, step: int, source: TrainingSource, batch: Batch
-    ) -> tuple[StepRecord, Tensor]:
-        """Gradients of all weights; what is told of the step, and embeddings of the N documents."""
+    def _fill_gradients(self, step: int, batch: Step) -> tuple[StepRecord, Tensor]:
+        """Gradients of all weights; what is told of the step, and embeddings of the M texts."""
         rate = self._begin(step)
-        batch = self._memory.recall(step, source, batch)
-        objective = objective_of(
-            batch,
-            is_in_batch=source.is_in_batch,
+        objective = objective_of_parts(
+            [self._memory.recall(step, batch.source, part) for part in batch.parts],
             loss=self._settings.loss_settings,
             sizes=self._sizes,
             device=self._encoder.device,
@@ -190,12 +184,12 @@ class Trainer:
         lengths = [len(item.ids) for item in batch.items]
         parts = self._micro_batches.parts(lengths, self._team)
         is_cached = len(parts) > 1
-        loss, norm, document_ND = self._backward(batch, parts, objective, is_cached=is_cached)
+        loss, norm, embedding_MD = self._backward(batch, parts, objective, is_cached=is_cached)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._report_divergence(step, source.name, batch, loss, norm)
+            self._report_divergence(step, batch, loss, norm)
         record = StepRecord(
             step=step,
-            source=source.name,
+            source=batch.source,
             loss=loss,
             learning_rate=rate,
             grad_norm=norm,
@@ -209,7 +203,7 @@ class Trainer:
             is_grad_cached=is_cached,
             memory_negatives=objective.memory_negatives,
         )
-        return record, document_ND
+        return record, embedding_MD
 
     def _begin(self, step: int) -> float:
         """Set the learning rate and the random state of the step; return the rate."""
@@ -228,9 +222,14 @@ class Trainer:
         return rate
 
     def _backward(
-        self, batch: Batch, parts: list[list[int]], objective: Objective, *, is_cached: bool
+        self,
+        batch: Step,
+        parts: list[list[int]],
+        objective: Objective | SumObjective,
+        *,
+        is_cached: bool,
     ) -> tuple[float, float, Tensor]:
-        """Fill the gradients; loss, norm before clipping, and embeddings of the N documents."""
+        """Fill the gradients; loss, norm before clipping, and embeddings of the M texts."""
         self._optimizer.zero_grad(set_to_none=True)
         backward = cached_backward if is_cached else plain_backward
 
@@ -242,7 +241,7 @@ class Trainer:
         seen: list[Tensor] = []
 
         def shares(embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
-            seen.append(embedding_MD.detach()[batch.num_queries :])
+            seen.append(embedding_MD.detach())
             yield from objective.shares(embedding_MD, team)
 
         loss = backward(embed, parts, len(batch.items), shares, self._team)
@@ -251,16 +250,15 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
         return loss.item(), norm.item(), seen[0]
 
-    def _report_divergence(
-        self, step: int, source: str, batch: Batch, loss: float, norm: float
-    ) -> None:
+    def _report_divergence(self, step: int, batch: Step, loss: float, norm: float) -> None:
         file = self._folder / "diverged.json"
-        rows = {"step": step, "source": source, "ids": batch.row_ids}
+        rows = {"step": step, "source": batch.source, "ids": batch.row_ids}
         if self._team.leads:
             text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
-            file.write_text(text, encoding="utf-8")
+            with writing(file):
+                file.write_text(text, encoding="utf-8")
         raise NonFiniteLossError(
-            f"step {step}: loss {loss}, gradient norm {norm} on a batch of source {source!r}, "
+            f"step {step}: loss {loss}, gradient norm {norm} on a batch of {batch.source!r}, "
             f"first rows {', '.join(batch.row_ids[:3])} (all in {file}): lower the learning rate, "
             "raise the temperature or use precision fp32; the weights are those of the step before"
         )

@@ -2,16 +2,22 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
+from pydantic import Field, model_validator
+
+from tasks.sections.base import (
+    Fraction,
+    Integer,
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
+    Number,
     PositiveFloat,
     PositiveInt,
-    model_validator,
+    Section,
+    Seed,
+    Share,
+    Task,
 )
-
-from tasks.sections.base import Fraction, Name, Section, Share, Task
 
 UNSOUGHT_TOKENS = 4096
 """What `micro_batch_tokens: auto` stands for where nothing is tried."""
@@ -20,22 +26,51 @@ UNSOUGHT_TOKENS = 4096
 class Scratch(Section):
     """A small Qwen3-type decoder and its tokenizer, trained on the ingested documents."""
 
-    vocab_size: Annotated[int, Field(ge=300)]
+    vocab_size: Annotated[Integer, Field(ge=300)]
+    """Most entries of the tokenizer, special ones included; a small corpus gives fewer."""
     hidden_size: PositiveInt
+    """Width of the token states."""
     intermediate_size: PositiveInt
+    """Width of the feed-forward layers."""
     num_layers: PositiveInt
+    """Transformer blocks, before pruning."""
     num_heads: PositiveInt
+    """Query heads of the attention."""
     num_key_value_heads: PositiveInt
+    """Key and value heads; divides num_heads."""
     head_dim: PositiveInt
+    """Width of one attention head."""
     max_steps: PositiveInt
     """Optimiser steps of causal language modelling."""
     batch_tokens: PositiveInt
     """Tokens per optimiser step."""
     sequence_tokens: PositiveInt
+    """Tokens per training sequence."""
     learning_rate: PositiveFloat
+    """Peak learning rate."""
     warmup_steps: NonNegativeInt
+    """Optimiser steps of linear rise to the peak."""
     weight_decay: NonNegativeFloat
-    seed: NonNegativeInt
+    """Decoupled weight decay of AdamW."""
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.num_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}: each of these serves as many heads"
+            )
+        return self
+
+
+class RopeScaling(Section):
+    """Rotary positions beyond the decoder's trained length."""
+
+    type: Literal["linear", "ntk", "yarn"]
+    """Positions divided; the base raised; or both, by frequency, with warmer attention."""
+    factor: Annotated[Number, Field(ge=1)]
+    """Longest text over the trained length; 1 changes nothing."""
 
 
 class Backbone(Section):
@@ -46,18 +81,36 @@ class Backbone(Section):
     revision: str | None
     """Commit of a hub id; must be null for the others."""
     attention: Literal["bidirectional", "causal"]
+    """Whether a token sees the whole text or only what precedes it."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
-    pooling: Literal["mean", "weighted_mean", "last", "latent"]
+    """Attention kernel that training and encoding use."""
+    pooling: Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
+    """How the token states become one vector."""
     num_latents: PositiveInt
-    """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings)."""
+    """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings) and of
+    `multilayer` pooling (768 in its paper)."""
     num_latent_heads: PositiveInt
+    """Attention heads of `latent` pooling."""
     latent_head_dim: PositiveInt
+    """Width of one of these heads."""
     latent_expansion: PositiveInt
     """Width of the latent block's feed-forward layer over the hidden size."""
+    layer_tokens: Literal["mean", "last"]
+    """What stands for a layer in `multilayer` pooling: the mean of its tokens, or its EOS token."""
+    projection: PositiveInt | None
+    """Numbers per vector after a linear projection of the pooled state; null keeps the decoder's
+    hidden size. Matryoshka sizes are prefixes of it."""
     pool_prompt: bool
     """Whether the tokens of the instruction take part in pooling."""
     max_length_tokens: PositiveInt
+    """Tokens at which a text is cut, prompt included, unless a caller sets its own limit."""
+    rope_scaling: RopeScaling | None
+    """Lets max_length_tokens exceed the decoder's trained length; null leaves its positions."""
+    attention_temperature: PositiveFloat
+    """Divides the logits of every attention softmax, baked into the weights; below 1 keeps long
+    texts apart (Length Collapse). 1 changes nothing."""
     scratch: Scratch | None
+    """Sizes and training of the small decoder; null for any other source."""
 
     @model_validator(mode="after")
     def _source_and_scratch_agree(self) -> Self:
@@ -74,8 +127,11 @@ class Prune(Section):
     fraction: Fraction
     """Share of the blocks removed; 0 keeps all."""
     method: Literal["block_influence", "angular_distance", "deepest"]
+    """How the blocks are chosen: by the measured change of the states, or the last ones."""
     calibration_documents: PositiveInt
+    """Documents the change is measured on."""
     max_length_tokens: PositiveInt
+    """Tokens at which those documents are cut."""
 
 
 class Prompts(Section):
@@ -120,8 +176,15 @@ class Training(Section):
 
     max_steps: PositiveInt
     """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=2)]
-    """Queries per optimiser step, all of one source."""
+    batch_size: Annotated[Integer, Field(ge=2)]
+    """Queries per optimiser step."""
+    batches: Literal["source", "mixed", "interleaved"]
+    """Rows of a step: all of one source, of all sources mixed, or sub-batches of one source each.
+    In a mixed one retrieval, nli and bitext share their documents as negatives, classes and
+    clusters have their own, graded rows their own loss; parts count by their rows."""
+    sub_batches: PositiveInt
+    """Sub-batches per optimiser step where batches are interleaved, each with its own in-batch
+    negatives; 1 for the other ways."""
     micro_batch_tokens: PositiveInt | Literal["auto"]
     """Tokens per forward pass; a larger batch takes GradCache's second pass. `auto` finds the most
     that fits the GPU by trying, once per machine and model; on a processor it is 4096."""
@@ -133,22 +196,25 @@ class Training(Section):
     memory: Memory | None
     """Documents of earlier batches of the same source as further negatives; null takes none."""
     max_length_tokens: PositiveInt
+    """Tokens at which a text is cut, prompt included."""
     learning_rate: PositiveFloat
+    """Peak learning rate of AdamW."""
     min_learning_rate_share: Share
     """Learning rate at the last step over its peak."""
     warmup_steps: NonNegativeInt
+    """Optimiser steps of linear rise to the peak."""
     weight_decay: NonNegativeFloat
+    """Decoupled weight decay of AdamW."""
     gradient_clip_norm: PositiveFloat
+    """Largest norm of the whole gradient; a longer one is shortened to it."""
     loss: Literal["giga", "gemini", "qwen3", "nv-embed-1", "nv-embed-2", "gecko", "f2llm"]
     """Published contrastive loss; classes and clusters use their own hard negatives alone."""
-    graded_loss: Literal["cosent", "pearson"] = "cosent"
+    graded_loss: Literal["cosent", "pearson"]
     """Loss of rows with a similarity score: order of the scores, or linear correlation."""
-    hardness: dict[
-        Literal["own_negatives", "other_positives", "other_negatives"], NonNegativeFloat
-    ] = Field(default_factory=dict)
-    """Factor on the untempered cosine that is added to the logits of these terms."""
-    spread_out: NonNegativeFloat = 0.0
-    """Weight of the spread-out regulariser (EmbeddingGemma)."""
+    hardness: dict[Literal["own_negatives", "other_positives", "other_negatives"], NonNegativeFloat]
+    """Factor on the untempered cosine added to the logits of these terms; {} leaves them alone."""
+    spread_out: NonNegativeFloat
+    """Weight of the spread-out regulariser (EmbeddingGemma); 0 leaves it out."""
     temperature: PositiveFloat
     """Divides the cosine."""
     hard_negatives: NonNegativeInt
@@ -157,17 +223,42 @@ class Training(Section):
     """First step at which a loss with a student margin uses it: early scores mask at random."""
     matryoshka_dims: list[PositiveInt]
     """Prefix sizes trained beside the full size; may be empty."""
-    source_temperature: PositiveFloat
-    """Exponent of the row count in the sampling weight of a source; 1 is proportional."""
+    source_temperature: NonNegativeFloat
+    """Exponent t of the row count: a source is drawn in proportion to weight * rows ** t. 1 is
+    proportional to the rows; at 0 the weights under `sources` are the shares themselves."""
     log_every_steps: PositiveInt
     """Steps averaged into one point of the plotted curves."""
     checkpoint_every_steps: PositiveInt
-    seed: NonNegativeInt
+    """Optimiser steps between two checkpoints that a stopped training resumes from."""
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _sub_batches_fit(self) -> Self:
+        if (self.batches == "interleaved") != (self.sub_batches > 1):
+            raise ValueError(
+                f"sub_batches {self.sub_batches} with batches {self.batches}: interleaved needs 2 "
+                "or more, the others 1"
+            )
+        if self.batch_size % self.sub_batches or self.batch_size < 2 * self.sub_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be {self.sub_batches} sub_batches of equal "
+                "size with 2 queries or more"
+            )
+        return self
 
     @property
     def tokens_at_once(self) -> int:
         """Tokens per forward pass outside of a training, where no size is sought."""
         return UNSOUGHT_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
+
+    @model_validator(mode="after")
+    def _memory_is_of_one_source(self) -> Self:
+        if self.memory is not None and self.batches != "source":
+            raise ValueError(
+                f"memory with batches {self.batches}: documents of earlier batches are negatives "
+                "within one source; set batches to source, or memory to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
@@ -182,6 +273,7 @@ class Stage(Section):
     """A training and the sources it draws from."""
 
     training: Training
+    """How it trains."""
     sources: dict[Name, PositiveFloat] = Field(min_length=1)
     """Source of ingest.sources, or `synthetic`, to a factor on its sampling weight."""
 
@@ -190,6 +282,7 @@ class Mine(Section):
     """Section mine."""
 
     sources: list[Name] = Field(min_length=1)
+    """Sources whose rows get negatives, each of task retrieval, nli or bitext."""
     top_k: PositiveInt
     """Candidates per query before filtering."""
     negatives: PositiveInt
@@ -202,7 +295,8 @@ class Mine(Section):
     max_length_tokens: PositiveInt
     """Longer texts are cut."""
     batch_tokens: PositiveInt
-    seed: NonNegativeInt
+    """Tokens per forward pass."""
+    seed: Seed
 
 
 class Variant(Section):
@@ -210,27 +304,34 @@ class Variant(Section):
 
     sources: dict[Name, PositiveFloat] = Field(min_length=1)
     """Source to a factor on its sampling weight."""
-    seed: NonNegativeInt
+    seed: Seed
 
 
 class Multitask(Section):
     """Section multitask: one training recipe, one model per variant."""
 
     training: Training
+    """How every variant trains; its seed gives way to that of the variant."""
     variants: dict[Name, Variant] = Field(min_length=1)
+    """Name of each specialist to what it is trained on."""
 
 
 class SelfPositioning(Section):
     """Search for the merged position in task-vector space (arXiv:2410.15035)."""
 
     steps: PositiveInt
+    """Gradient steps of the search."""
     batch_size: PositiveInt
+    """Queries per step."""
     learning_rate: PositiveFloat
+    """Learning rate of Adam on the weights and the length factor."""
     size_penalty: NonNegativeFloat
     """mu: weight of the length factor lambda in the loss."""
     probe_examples: PositiveInt
+    """Training rows that the loss is measured on."""
     temperature: PositiveFloat
-    seed: NonNegativeInt
+    """Divides the cosine in the loss of the search."""
+    seed: Seed
 
 
 class Merge(Section):
@@ -239,6 +340,7 @@ class Merge(Section):
     method: Literal["best", "uniform_soup", "self_positioning"]
     """`best` builds every method, keeps the best by development nDCG@10, variants included."""
     self_positioning: SelfPositioning
+    """Values of the method self_positioning, which `best` tries as well."""
     development_examples: PositiveInt
     """Queries of the development split that the choice is made on."""
 
@@ -247,11 +349,12 @@ class Compute(Section):
     """Section compute: fixed, so that a run gives the same bytes again."""
 
     device: Literal["auto", "cpu", "cuda"]
+    """Where torch computes; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"]
     """Type of the decoder's matrix products; weights and similarities are always float32. `auto`
     takes bf16 where the device has instructions for it, else fp32."""
     threads: PositiveInt
     """CPU threads of torch in each stage."""
-    processes: PositiveInt = 1
+    processes: PositiveInt
     """Processes of each contrastive training, one per GPU; the result is the same but for
     rounding."""

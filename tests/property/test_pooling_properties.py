@@ -1,5 +1,6 @@
 """Properties of every pooling: padding and unpooled tokens change nothing."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -9,14 +10,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from model.pooling.build import LatentSize, PoolingSettings, build_pooling
+from model.pooling.multilayer import MultilayerPooling
 
 HIDDEN = 4
-KINDS: list[Literal["mean", "last", "latent"]] = ["mean", "last", "latent"]
+Kind = Literal["mean", "last", "latent", "multilayer"]
+KINDS: list[Kind] = ["mean", "last", "latent", "multilayer"]
 LATENT = LatentSize(num_latents=3, num_heads=2, head_dim=2, expansion=2)
 
 
-def pooling(kind: Literal["mean", "last", "latent"]) -> nn.Module:
-    return build_pooling(PoolingSettings(kind=kind, latent=LATENT), HIDDEN).double()
+def pooling(kind: Kind) -> Callable[[Tensor, Tensor], Tensor]:
+    """The pooling of a decoder of two layers, the second of which doubles the states."""
+    made = PoolingSettings(kind=kind, latent=LATENT, layer_tokens="mean")
+    module = build_pooling(made, hidden_size=HIDDEN, num_layers=2).double()
+    if not isinstance(module, MultilayerPooling):
+        return module
+    return lambda states_BTD, mask_BT: module(
+        torch.stack([module.pool_tokens(each, mask_BT) for each in (states_BTD, 2 * states_BTD)], 1)
+    )
 
 
 def states(seed: int, length: int) -> Tensor:
@@ -33,7 +43,7 @@ paddings = st.integers(0, 5)
 @settings(deadline=None, max_examples=25)
 @given(seed=seeds, length=lengths, left=paddings, right=paddings, garbage=st.floats(-1e3, 1e3))
 def test_padding_on_either_side_changes_nothing(
-    kind: Literal["mean", "last", "latent"],
+    kind: Kind,
     seed: int,
     length: int,
     left: int,
@@ -53,7 +63,7 @@ def test_padding_on_either_side_changes_nothing(
 @settings(deadline=None, max_examples=25)
 @given(seed=seeds, length=lengths, prompt=paddings)
 def test_tokens_of_an_unpooled_prompt_change_nothing(
-    kind: Literal["mean", "last", "latent"], seed: int, length: int, prompt: int
+    kind: Kind, seed: int, length: int, prompt: int
 ) -> None:
     module, states_1TD = pooling(kind), states(seed, prompt + length)
     mask_1T = torch.cat([torch.zeros(1, prompt), torch.ones(1, length)], dim=1)
@@ -67,7 +77,7 @@ def test_tokens_of_an_unpooled_prompt_change_nothing(
 @settings(deadline=None, max_examples=25)
 @given(seed=seeds, length=lengths, other=lengths)
 def test_a_row_does_not_depend_on_the_rest_of_the_batch(
-    kind: Literal["mean", "last", "latent"], seed: int, length: int, other: int
+    kind: Kind, seed: int, length: int, other: int
 ) -> None:
     module, width = pooling(kind), max(length, other)
     rows = [states(seed, length), states(seed + 1, other)]
@@ -79,11 +89,11 @@ def test_a_row_does_not_depend_on_the_rest_of_the_batch(
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["mean", "latent"])
+@pytest.mark.parametrize("kind", ["mean", "latent", "multilayer"])
 @settings(deadline=None, max_examples=25)
 @given(seed=seeds, length=lengths, data=st.data())
 def test_the_order_of_tokens_does_not_matter_where_all_are_pooled(
-    kind: Literal["mean", "latent"], seed: int, length: int, data: st.DataObject
+    kind: Kind, seed: int, length: int, data: st.DataObject
 ) -> None:
     module, states_1TD = pooling(kind), states(seed, length)
     order = data.draw(st.permutations(range(length)))

@@ -1,10 +1,10 @@
 """One process of a team: loss and gradient of many batches, written by the leading one."""
 
-import dataclasses
 import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +19,11 @@ from model.encoder import Encoder
 from model.losses.presets import PRESETS
 from model.tokenization import token_budget_batches
 from model.training.activations import recompute_activations
-from model.training.batches import Batch, BatchPlan
+from model.training.batches import Batch, BatchPlan, Step
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.lora import Adapters
 from model.training.memory import DocumentMemory
-from model.training.objective import objective_of
+from model.training.parts import objective_of_parts
 from model.training.settings import (
     LoraSettings,
     LossSettings,
@@ -41,6 +41,7 @@ class Case(NamedTuple):
     """What a loss and its gradient are computed of."""
 
     task: str
+    """Of the rows; `mixed` and `interleaved` are several tasks composed that way."""
     loss: str
     negatives: int
     cached: bool
@@ -59,11 +60,15 @@ def cases() -> Iterator[Case]:
             yield Case("retrieval", "giga", negatives, cached, (32, 8), 3 + negatives, extra)
     for task, cached in itertools.product(("classification", "sts"), (False, True)):
         yield Case(task, "giga", 3, cached, (32,), seed=1)
+    for batches, loss, cached in itertools.product(
+        ("mixed", "interleaved"), ("giga", "qwen3"), (False, True)
+    ):
+        yield Case(batches, loss, 3, cached, (32, 8), seed=2)
 
 
-def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
+def source_of(case: Case, task: str) -> TrainingSource:
     """Random texts of few words: equal texts are frequent, so that every mask has work."""
-    rng = np.random.default_rng(case.seed)
+    rng = np.random.default_rng([case.seed, len(task)])
 
     def text() -> str:
         return " ".join(rng.choice(WORDS[:3] if rng.random() < 0.4 else WORDS, rng.integers(1, 6)))
@@ -81,7 +86,13 @@ def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
             "score": pa.array(rng.random(ROWS).round(1), pa.float32()),
         }
     )
-    source = TrainingSource("s", case.task, "вопрос: ", "", table, 1.0)
+    return TrainingSource(task, task, "вопрос: ", "", table, 1.0)
+
+
+def step_of(encoder: Encoder, case: Case, folder: Path) -> Step:
+    """The step of the case: rows of one task, or of four."""
+    is_composed = case.task in ("mixed", "interleaved")
+    tasks = ["retrieval", "classification", "sts", "nli"] if is_composed else [case.task]
     settings = TrainSettings(
         max_steps=1, batch_size=ROWS, micro_batch_tokens=60, max_length_tokens=48,
         learning_rate=1e-3, min_learning_rate_share=0.1, warmup_steps=0, weight_decay=0.0,
@@ -89,19 +100,26 @@ def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
         margin_from_step=1, matryoshka_dims=(8,), source_temperature=1.0, precision="fp32",
         log_every_steps=1, checkpoint_every_steps=1, seed=7,
     )  # fmt: skip
-    return BatchPlan([source], np.zeros(1, dtype=int), settings, encoder, folder).batch(1)
+    steps_of = np.zeros(1, dtype=int)
+    if case.task == "mixed":
+        settings = replace(settings, batches="mixed", batch_size=16)
+        steps_of = np.array([[6, 4, 3, 3]])
+    if case.task == "interleaved":
+        settings = replace(settings, batches="interleaved", batch_size=20, sub_batches=4)
+        steps_of = np.array([[0, 2, 1, 0]])
+    sources = [source_of(case, task) for task in tasks]
+    return BatchPlan(sources, steps_of, settings, encoder, folder).step(1)
 
 
 def with_memory(batch: Batch, seed: int) -> Batch:
     """The batch with a memory of its own documents in another order, as other vectors."""
     generator = torch.Generator().manual_seed(seed)
-    source = TrainingSource("s", "retrieval", "", "", pa.table({}), 1.0)
     memory = DocumentMemory(MemorySettings(batches=2, from_step=1))
     vectors = torch.randn((len(batch.texts.documents), 32), generator=generator)
     unknown = batch.texts.documents + np.arange(len(vectors)) % 2  # every second text is new
-    texts = dataclasses.replace(batch.texts, documents=unknown)
-    memory.add(source, dataclasses.replace(batch, texts=texts), F.normalize(vectors, dim=-1))
-    return memory.recall(1, source, batch)
+    texts = replace(batch.texts, documents=unknown)
+    memory.add("s", replace(batch, texts=texts), F.normalize(vectors, dim=-1))
+    return memory.recall(1, "s", batch)
 
 
 def encoder_of(model: Path, extra: str) -> Encoder:
@@ -121,12 +139,12 @@ def encoder_of(model: Path, extra: str) -> Encoder:
 def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """Counts and loss of the case, and the gradient of every weight."""
     team = Team()
-    batch = batch_of(encoder, case, folder)
+    batch = step_of(encoder, case, folder)
+    parts_of_step = batch.parts
     if case.extra == "memory":
-        batch = with_memory(batch, case.seed)
-    objective = objective_of(
-        batch,
-        is_in_batch=case.task == "retrieval",
+        parts_of_step = [with_memory(part, case.seed) for part in batch.parts]
+    objective = objective_of_parts(
+        parts_of_step,
         loss=LossSettings(case.loss, 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5),
         sizes=list(case.sizes),
         device=encoder.device,

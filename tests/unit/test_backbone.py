@@ -1,83 +1,19 @@
-"""The decoder: loading, removing the causal mask, and a proof that can fail."""
+"""The decoder: loading, and a proof of its attention that can fail."""
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import MambaConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from model import backbone
-from model.backbone import implementations_of, load_decoder, prove_attention, set_attention
+from model.backbone import implementations_of, load_decoder, prove_attention
 from model.encoder import Encoder
 from model.packing import PACKED
-from model.pooling.build import PoolingSettings
+from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
-SIZES = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-CONFIGS = {
-    "qwen3": Qwen3Config(**SIZES, head_dim=8),
-    "qwen2": Qwen2Config(**SIZES),
-    "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES, sliding_window=None),
-}
 KERNELS = ["eager", "sdpa", PACKED]
-
-
-def make_encoder(
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    attention: Literal["bidirectional", "causal"],
-) -> Encoder:
-    torch.manual_seed(0)
-    decoder = AutoModel.from_config(config)
-    set_attention(decoder, attention)
-    return Encoder(decoder, tokenizer, PoolingSettings(kind="mean"), max_length_tokens=64).eval()
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_attention_is_bidirectional_in_memory_and_from_the_folder(
-    name: str, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    encoder = make_encoder(CONFIGS[name], pico_tokenizer, "bidirectional")
-    in_memory = prove_attention(encoder, "bidirectional", KERNELS)
-    encoder.save(tmp_path)
-    for kernel in KERNELS:
-        loaded = Encoder.load(tmp_path, attn_implementation=kernel)
-        proof = prove_attention(loaded, "bidirectional", [kernel])
-        assert proof["implementations"][kernel] == in_memory["implementations"][kernel]
-        assert proof["implementations"][kernel]["first_state_change"] > 1e-3
-        assert proof["implementations"][kernel]["first_state_change_padded"] > 1e-3
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_attention_is_causal_in_memory_and_from_the_folder(
-    name: str, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    encoder = make_encoder(CONFIGS[name], pico_tokenizer, "causal")
-    encoder.save(tmp_path)
-    for tested in (encoder, Encoder.load(tmp_path)):
-        proof = prove_attention(tested, "causal", KERNELS)
-        for kernel in KERNELS:
-            assert proof["implementations"][kernel]["first_state_change"] == 0.0
-            assert proof["implementations"][kernel]["first_state_change_padded"] == 0.0
 
 
 def test_the_proof_is_json_and_leaves_the_kernel_as_it_was(pico_encoder: Encoder) -> None:
@@ -89,7 +25,7 @@ def test_the_proof_is_json_and_leaves_the_kernel_as_it_was(pico_encoder: Encoder
 def test_causal_attention_does_not_pass_for_bidirectional(
     pico_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    encoder = make_encoder(CONFIGS["qwen3"], pico_tokenizer, "causal")
+    encoder = tiny_encoder(tiny_config("qwen3"), pico_tokenizer, "causal")
     with pytest.raises(ValueError, match="qwen3 with eager stays causal"):
         prove_attention(encoder, "bidirectional", KERNELS)
     assert encoder.backbone.config._attn_implementation == PACKED
@@ -105,7 +41,7 @@ def test_an_architecture_that_ignores_the_setting_is_refused(
 ) -> None:
     """A recurrent decoder accepts `is_causal` in its config and stays what it is."""
     config = MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)
-    encoder = make_encoder(config, pico_tokenizer, "bidirectional")
+    encoder = tiny_encoder(config, pico_tokenizer, "bidirectional")
     with pytest.raises(ValueError, match=r"mamba with eager stays causal.*take another decoder"):
         prove_attention(encoder, "bidirectional", ["eager"])
 
@@ -151,7 +87,7 @@ def test_every_kernel_a_reader_may_choose_is_proven(pico_encoder: Encoder) -> No
 def causal_folder(pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     """A causal language model as others publish it: bfloat16, with its head."""
     torch.manual_seed(0)
-    decoder = Qwen3ForCausalLM(CONFIGS["qwen3"]).to(torch.bfloat16)
+    decoder = Qwen3ForCausalLM(tiny_config("qwen3")).to(torch.bfloat16)
     decoder.save_pretrained(tmp_path / "hub")
     pico_tokenizer.save_pretrained(tmp_path / "hub")
     return tmp_path / "hub"
@@ -202,6 +138,13 @@ def test_a_missing_folder_is_not_looked_for_on_the_hub() -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no decoder and fast tokenizer"):
         load_decoder(str(tmp_path), revision=None, attn_implementation="sdpa")
+
+
+def test_weights_that_are_cut_off_are_told_from_a_wrong_folder(causal_folder: Path) -> None:
+    weights = causal_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"hub' are damaged or cut off .*fetch them again"):
+        load_decoder(str(causal_folder), revision=None, attn_implementation="sdpa")
 
 
 def test_a_missing_attention_kernel_is_named(causal_folder: Path) -> None:

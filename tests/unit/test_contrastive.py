@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ from model.encoder import Encoder
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import NonFiniteLossError
 from tasks import contrastive
-from tasks.contrastive import ContrastiveStage, load_sources, run_training
+from tasks.contrastive import (
+    ContrastiveStage,
+    load_sources,
+    run_training,
+    warn_about_idle_rows,
+)
 from tasks.multitask import body as multitask
 from tasks.params import Params, load_params
 from tasks.pretrain import body as pretrain
@@ -83,7 +89,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pico_folder: Path
 def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
     """The sample profile with pico numbers and `sections` merged into it."""
     content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    content["compute"] = {"device": "cpu", "precision": "fp32", "threads": 1}
+    content["compute"] = {
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+        "processes": 1,
+    }
     for stage in ("pretrain", "finetune", "multitask"):
         content[stage]["training"] |= TRAINING
     content["multitask"]["variants"] = {
@@ -177,6 +188,45 @@ def test_a_source_that_cannot_be_trained_on_is_named(
         load_sources(params.prompts, stage_of(params, {"titles": 1.0}))
 
 
+def own_negatives_only(params: Params, **training: Any) -> Any:
+    """A stage of the questions without in-batch negatives, as stage 3 of GigaEmbeddings."""
+    values = {"loss": "nv-embed-2"} | training
+    changed = params.pretrain.training.model_copy(update=values)
+    return replace(stage_of(params, {"questions": 1.0}), training=changed)
+
+
+def test_a_loss_without_in_batch_negatives_refuses_a_source_that_has_none(workspace: Path) -> None:
+    """Its loss would be 0 at every step, and the training would seem to be perfect."""
+    rewrite(workspace, examples("questions", "retrieval", 5))
+    params = params_of(workspace)
+    with pytest.raises(StageError, match=r"'questions'.*no row has a negative.*mine\.sources"):
+        load_sources(params.prompts, own_negatives_only(params))
+    assert load_sources(params.prompts, stage_of(params, {"questions": 1.0}))
+
+
+@pytest.mark.parametrize("task", ["retrieval", "classification"])
+def test_own_negatives_alone_and_none_asked_for_is_refused(workspace: Path, task: str) -> None:
+    rewrite(workspace, examples("questions", task, 5, negatives=2))
+    params = params_of(workspace)
+    with pytest.raises(StageError, match="hard_negatives is 0"):
+        load_sources(params.prompts, own_negatives_only(params, hard_negatives=0))
+
+
+def test_rows_that_add_nothing_to_the_loss_are_counted(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = examples("questions", "retrieval", 5)
+    more = examples("questions", "retrieval", 8, negatives=1).slice(5)
+    rewrite(workspace, pa.concat_tables([few, more]))
+    params = params_of(workspace)
+    stage = own_negatives_only(params)
+    sources = load_sources(params.prompts, stage)
+    warn_about_idle_rows(sources, params.pretrain.training)
+    assert not caplog.text
+    warn_about_idle_rows(sources, stage.training)
+    assert "source questions: 5 of 8 rows have no negative of their own" in caplog.text
+
+
 # ---- outputs
 
 
@@ -246,6 +296,19 @@ def test_a_small_source_is_trained_on_with_a_warning(
     with caplog.at_level(logging.WARNING):
         pretrain(params_of(workspace, pretrain={"training": training}))
     assert "source synthetic has 10 rows, below batch_size 16" in caplog.text
+
+
+@pytest.mark.parametrize(("batches", "sub_batches"), [("mixed", 1), ("interleaved", 4)])
+def test_a_stage_of_all_tasks_trains_on_composed_batches(
+    workspace: Path, batches: str, sub_batches: int
+) -> None:
+    training = {**load_params(PROFILE).multitask.training.model_dump(), **TRAINING}
+    training |= {"batches": batches, "sub_batches": sub_batches}
+    multitask("one", params_of(workspace, multitask={"training": training}))
+    metrics = json.loads((workspace / "artifacts/multitask/one/metrics.json").read_text())
+    assert metrics["pairs_seen"] == 6 * 8
+    assert list(metrics["by_source"]) == [batches]
+    assert not (workspace / ".samovar" / "corpora" / "multitask@one").exists()
 
 
 # ---- interruptions

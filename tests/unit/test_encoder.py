@@ -21,12 +21,18 @@ from model.tokenization import plain_tokenizer, token_budget_batches, tokenize
 PROMPT = "Найди текст, который отвечает на вопрос\nQuery:\n"
 LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
 EOS = "</s>"
-Kind = Literal["mean", "weighted_mean", "last", "latent"]
+Kind = Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
+KINDS: list[Kind] = ["mean", "weighted_mean", "last", "latent", "multilayer"]
+BLOCKS = {"latent", "multilayer"}
 
 
 def with_pooling(source: Encoder, kind: Kind, *, pool_prompt: bool = True) -> Encoder:
-    latent = LATENT if kind == "latent" else None
-    settings = PoolingSettings(kind=kind, pool_prompt=pool_prompt, latent=latent)
+    settings = PoolingSettings(
+        kind=kind,
+        pool_prompt=pool_prompt,
+        latent=LATENT if kind in BLOCKS else None,
+        layer_tokens="mean" if kind == "multilayer" else None,
+    )
     return Encoder(source.backbone, source.tokenizer, settings, max_length_tokens=64).eval()
 
 
@@ -229,7 +235,7 @@ def test_batches_keep_to_the_budget_and_hold_every_text_once(budget: int, is_pac
 
 
 @pytest.mark.parametrize("pool_prompt", [True, False])
-@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_sentence_transformers_gives_the_same_vectors(
     pico_encoder: Encoder,
     pico_texts: list[str],
@@ -248,9 +254,9 @@ def test_sentence_transformers_gives_the_same_vectors(
     }
     encoder.save(tmp_path / "first", prompts={"query": PROMPT})
     Encoder.load(tmp_path / "first").save(tmp_path / "second")
-    # latent pooling is no module of sentence-transformers: it refuses the folder's file otherwise
+    # it has no module for these two kinds, and refuses the file of the folder otherwise
     theirs = SentenceTransformer(
-        str(tmp_path / "second"), device="cpu", trust_remote_code=kind == "latent"
+        str(tmp_path / "second"), device="cpu", trust_remote_code=kind in BLOCKS
     )
     assert theirs.prompts == {"query": PROMPT, "document": ""}
     for prompt, expected in ours.items():
@@ -281,7 +287,7 @@ def test_a_prompt_that_would_pool_differently_elsewhere_is_refused(
     with_pooling(pico_encoder, "last", pool_prompt=False).save(tmp_path, prompts={"q": "Query: "})
 
 
-@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_equal_encoders_give_equal_bytes(pico_encoder: Encoder, tmp_path: Path, kind: Kind) -> None:
     encoder = with_pooling(pico_encoder, kind)
     encoder.save(tmp_path / "a", prompts={"query": PROMPT})
@@ -313,6 +319,16 @@ def test_the_dtype_of_the_weights_survives(pico_encoder: Encoder, tmp_path: Path
     loaded = Encoder.load(tmp_path)
     assert loaded.backbone.dtype == torch.bfloat16
     assert loaded.encode(["Да."], batch_tokens=10).dtype == np.float32
+
+
+def test_weights_that_are_cut_off_are_named_with_what_to_do(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    pico_encoder.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"weights in {tmp_path} are damaged .*run its stage"):
+        Encoder.load(tmp_path)
 
 
 def test_a_folder_that_is_no_encoder_is_refused(tmp_path: Path, pico_folder: Path) -> None:

@@ -15,11 +15,11 @@ from model.losses.masks import BatchTexts, text_hashes
 from model.training.batches import Batch
 from model.training.memory import DocumentMemory
 from model.training.objective import ContrastiveObjective, objective_of
-from model.training.settings import LossSettings, MemorySettings, TrainingSource
+from model.training.settings import LossSettings, MemorySettings
 from model.training.step_log import read_records
 from model.training.team import Team
 from model.training.trainer import train
-from tests.unit.test_trainer import SETTINGS, source_of, table_of, weights_of
+from tests.unit.test_trainer import SETTINGS, source_of, weights_of
 
 SIZES = [8, 4]
 TEMPERATURE = 0.1
@@ -45,11 +45,8 @@ def batch_of(queries: list[str], documents: list[str], known: dict[str, list[str
             known_positives=text_hashes([text for _, text in pairs]),
         ),
         scores=None,
+        is_in_batch=True,
     )
-
-
-def source(name: str = "s", task: str = "retrieval") -> TrainingSource:
-    return TrainingSource(name, task, "", "", table_of(["текст текст"], [0]), 1.0)
 
 
 EARLIER = batch_of(["q1", "x"], ["другой ответ q1", "x+", "q3+"], {"q1": ["другой ответ q1"]})
@@ -68,9 +65,9 @@ ALLOWED[2].add("другой ответ q1")
 
 def recalled() -> Batch:
     memory = DocumentMemory(MemorySettings(batches=2, from_step=1))
-    memory.add(source(), EARLIER, unit(3, 1))
-    memory.add(source(), NEWER, unit(2, 2))
-    return memory.recall(5, source(), NOW)
+    memory.add("s", EARLIER, unit(3, 1))
+    memory.add("s", NEWER, unit(2, 2))
+    return memory.recall(5, "s", NOW)
 
 
 def objective(batch: Batch, loss: str) -> ContrastiveObjective:
@@ -135,26 +132,27 @@ def test_in_batch_negatives_are_counted_without_the_memory() -> None:
 def test_only_the_newest_batches_of_the_same_source_are_recalled() -> None:
     memory = DocumentMemory(MemorySettings(batches=2, from_step=3))
     for number, name in enumerate(["s", "s", "other", "s"]):
-        memory.add(source(name), NEWER, torch.full((2, 8), float(number)))
-    found = memory.recall(3, source(), NOW)
+        memory.add(name, NEWER, torch.full((2, 8), float(number)))
+    found = memory.recall(3, "s", NOW)
     assert found.memory_QD is not None
     assert found.memory_QD[:, 0].tolist() == [3.0, 3.0]
-    assert memory.recall(2, source(), NOW) is NOW, "too early"
-    assert memory.recall(3, source("new"), NOW) is NOW, "nothing of this source"
+    assert memory.recall(2, "s", NOW) is NOW, "too early"
+    assert memory.recall(3, "new", NOW) is NOW, "nothing of this source"
 
 
 def test_classes_are_neither_remembered_nor_given_any() -> None:
     memory = DocumentMemory(MemorySettings(batches=2, from_step=1))
-    memory.add(source("s", "classification"), NEWER, unit(2, 2))
+    memory.add("s", dataclasses.replace(NEWER, is_in_batch=False), unit(2, 2))
     assert memory.sources() == []
-    memory.add(source(), NEWER, unit(2, 2))
-    assert memory.recall(5, source("s", "classification"), NOW) is NOW
+    memory.add("s", NEWER, unit(2, 2))
+    of_classes = dataclasses.replace(NOW, is_in_batch=False)
+    assert memory.recall(5, "s", of_classes) is of_classes
 
 
 def test_without_settings_nothing_is_remembered() -> None:
     memory = DocumentMemory(None)
-    memory.add(source(), NEWER, unit(2, 2))
-    assert memory.recall(5, source(), NOW) is NOW
+    memory.add("s", NEWER, unit(2, 2))
+    assert memory.recall(5, "s", NOW) is NOW
     assert memory.tensors() == {}
 
 

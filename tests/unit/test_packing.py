@@ -2,54 +2,15 @@
 
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    DeepseekV3Config,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModel, MambaConfig, PreTrainedTokenizerFast
 
 from model import packing
-from model.backbone import set_attention
+from model.attention import Direction
 from model.encoder import Encoder, TokenizedText, collate
 from model.packing import PACKED, can_pack, pack
 from model.pooling.build import LatentSize, PoolingSettings
+from tests.unit.tiny_decoders import PACKABLE, WINDOWED, tiny_config, tiny_encoder
 
-SIZES = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.1,
-}
-MLA = {
-    "moe_intermediate_size": 32,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "kv_lora_rank": 8,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 12,
-}
-CONFIGS = {
-    "qwen3": Qwen3Config(**SIZES, head_dim=8),
-    "qwen2": Qwen2Config(**SIZES),
-    "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES, sliding_window=None),
-    "deepseek_v3": DeepseekV3Config(**(SIZES | MLA | {"num_key_value_heads": 4})),
-}
 LENGTHS = [1, 40, 9, 9, 39, 2, 30, 17, 40, 9]
 LATENT = LatentSize(num_latents=8, num_heads=2, head_dim=8, expansion=2)
 
@@ -61,13 +22,10 @@ def many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def encoder_of(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, attention: str, kind: str = "mean"
+    name: str, tokenizer: PreTrainedTokenizerFast, attention: Direction, kind: str = "mean"
 ) -> Encoder:
-    torch.manual_seed(0)
-    decoder = AutoModel.from_config(config)
-    set_attention(decoder, attention)
-    settings = PoolingSettings(kind=kind, pool_prompt=False, latent=LATENT)
-    return Encoder(decoder, tokenizer, settings, max_length_tokens=64)
+    settings = PoolingSettings(kind=kind, pool_prompt=False, latent=LATENT, layer_tokens="mean")
+    return tiny_encoder(tiny_config(name), tokenizer, attention, settings).train()
 
 
 def texts() -> list[TokenizedText]:
@@ -96,21 +54,21 @@ def padded_and_packed(encoder: Encoder) -> tuple[list[torch.Tensor], list[torch.
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PACKABLE)
 def test_vectors_and_gradients_equal_those_of_the_padded_pass(
-    name: str, attention: str, pico_tokenizer: PreTrainedTokenizerFast
+    name: str, attention: Direction, pico_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    padded, packed = padded_and_packed(encoder_of(CONFIGS[name], pico_tokenizer, attention))
+    padded, packed = padded_and_packed(encoder_of(name, pico_tokenizer, attention))
     assert len(padded) == len(packed)
     for expected, got in zip(padded, packed, strict=True):
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent"])
+@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent", "multilayer"])
 def test_every_pooling_sees_the_same_tokens(
     kind: str, pico_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    encoder = encoder_of(CONFIGS["qwen3"], pico_tokenizer, "bidirectional", kind)
+    encoder = encoder_of("qwen3", pico_tokenizer, "bidirectional", kind)
     padded, packed = padded_and_packed(encoder)
     torch.testing.assert_close(packed[0], padded[0], atol=2e-6, rtol=1e-5)
 
@@ -143,26 +101,20 @@ def test_rows_that_leave_the_padding_carry_exact_gradients() -> None:
 def test_states_of_each_text_come_in_the_order_given(
     pico_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    encoder = encoder_of(CONFIGS["qwen3"], pico_tokenizer, "bidirectional").eval()
+    encoder = encoder_of("qwen3", pico_tokenizer, "bidirectional").eval()
     together = encoder.token_states(texts())
     for text, states_TD in zip(texts(), together, strict=True):
         torch.testing.assert_close(states_TD, encoder.token_states([text])[0])
         assert states_TD.shape == (len(text.ids), 32)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        MistralConfig(**SIZES, sliding_window=16),
-        Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=16),
-        MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4),
-    ],
-    ids=["sliding window", "alternating windows", "no attention"],
-)
+@pytest.mark.parametrize("name", [*WINDOWED, "mamba"])
 def test_a_decoder_that_cannot_be_packed_is_padded(
-    config: PreTrainedConfig, pico_tokenizer: PreTrainedTokenizerFast
+    name: str, pico_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    encoder = encoder_of(config, pico_tokenizer, "causal")
+    mamba = MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)
+    config = mamba if name == "mamba" else tiny_config(name)
+    encoder = tiny_encoder(config, pico_tokenizer, "causal")
     assert not can_pack(encoder.backbone)
     assert not encoder.is_packed
     assert encoder.embed(texts()).shape == (len(LENGTHS), 32)

@@ -14,6 +14,7 @@ from model.pooling.build import LatentSize, PoolingSettings, build_pooling
 from model.pooling.last import LastPooling
 from model.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
 from model.pooling.mean import MeanPooling
+from model.pooling.multilayer import MultilayerPooling
 from model.pooling.weighted_mean import WeightedMeanPooling
 
 KINDS = {
@@ -21,6 +22,7 @@ KINDS = {
     "weighted_mean": WeightedMeanPooling,
     "last": LastPooling,
     "latent": LatentPooling,
+    "multilayer": MultilayerPooling,
 }
 SIZE = LatentSize(num_latents=7, num_heads=3, head_dim=5, expansion=2)
 
@@ -144,16 +146,16 @@ def test_the_published_latent_block_is_the_same_block(
 
 def test_settings_survive_json_and_choose_the_module() -> None:
     for kind, module in tuple(KINDS.items()):
-        settings = PoolingSettings(kind=kind, pool_prompt=False, latent=SIZE)
+        settings = PoolingSettings(kind=kind, pool_prompt=False, latent=SIZE, layer_tokens="mean")
         assert PoolingSettings.from_json(settings.to_json()) == settings
-        assert type(build_pooling(settings, 8)) is module
+        assert type(build_pooling(settings, hidden_size=8, num_layers=4)) is module
 
 
 def test_unusable_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="'max' is unknown"):
-        build_pooling(PoolingSettings(kind="max"), 8)  # type: ignore[arg-type]
+        build_pooling(PoolingSettings(kind="max"), hidden_size=8, num_layers=4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_latents"):
-        build_pooling(PoolingSettings(kind="latent"), 8)
+        build_pooling(PoolingSettings(kind="latent"), hidden_size=8, num_layers=4)
 
 
 def test_pooling_runs_in_bf16(states_BTD: Tensor, mask_BT: Tensor) -> None:

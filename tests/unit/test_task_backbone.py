@@ -117,7 +117,7 @@ def test_scratch_gives_a_proven_encoder_its_metrics_and_its_curve(params: Params
     assert encoder.prompts["document"] == ""
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "latent"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "latent", "multilayer"])
 def test_equal_runs_give_equal_bytes(params: Params, pooling: str) -> None:
     pooled = with_backbone(params, pooling=pooling)
     tasks.backbone.body(pooled)
@@ -217,6 +217,45 @@ def test_a_source_that_does_not_exist_leaves_nothing(params: Params) -> None:
     assert not (ARTIFACTS / "backbone").exists()
 
 
+def test_longer_texts_than_the_positions_need_scaled_positions(
+    params: Params, pico_folder: Path
+) -> None:
+    long = {"source": str(pico_folder), "max_length_tokens": 40_000, **LOADED}
+    with pytest.raises(StageError, match=r"40000 exceeds the 32768 positions.*at least 1\.22"):
+        tasks.backbone.body(with_backbone(params, **long))
+    scaling = {"type": "yarn", "factor": 2.0}
+    tasks.backbone.body(with_backbone(params, rope_scaling=scaling, **long))
+    config = Encoder.load(ARTIFACTS / "backbone" / "model").backbone.config
+    assert config.rope_parameters["rope_type"] == "yarn"
+    assert config.max_position_embeddings == 65_536
+
+
+def test_every_switch_of_the_vectors_reaches_the_folder(
+    params: Params, pico_folder: Path, pico_texts: list[str]
+) -> None:
+    source = {"source": str(pico_folder), **LOADED}
+    tasks.backbone.body(with_backbone(params, **source))
+    plain = Encoder.load(ARTIFACTS / "backbone" / "model").encode(pico_texts, batch_tokens=500)
+    tasks.backbone.body(
+        with_backbone(
+            params,
+            pooling="multilayer",
+            layer_tokens="last",
+            projection=12,
+            attention_temperature=0.8,
+            **source,
+        )
+    )
+    encoder = Encoder.load(ARTIFACTS / "backbone" / "model")
+    assert encoder.settings.layer_tokens == "last"
+    assert encoder.encode(pico_texts, batch_tokens=500).shape == (len(plain), 12)
+    norms = [
+        each.backbone.layers[0].self_attn.q_norm.weight
+        for each in (encoder, Encoder.load(pico_folder))
+    ]
+    torch.testing.assert_close(norms[0] * 0.8, norms[1])
+
+
 def test_missing_documents_name_the_stage_to_run(params: Params) -> None:
     shutil.rmtree(ARTIFACTS / "ingest")
     with pytest.raises(StageError, match="documents"):
@@ -258,7 +297,7 @@ def test_every_method_gives_equal_bytes_each_time(params: Params, method: str) -
         assert metrics["removed"] == "1,2"
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "latent"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "latent", "multilayer"])
 def test_a_fraction_of_zero_is_the_identity(params: Params, pooling: str) -> None:
     pooled = with_prune(with_backbone(params, pooling=pooling), fraction=0.0)
     tasks.backbone.body(pooled)
@@ -274,7 +313,7 @@ def test_prune_without_a_backbone_says_which_stage_to_run(params: Params) -> Non
 
 
 def test_compute_sets_threads_and_deterministic_kernels() -> None:
-    machine = use_compute(Compute(device="cpu", precision="fp32", threads=1))
+    machine = use_compute(Compute(device="cpu", precision="fp32", threads=1, processes=1))
     assert machine == Machine(torch.device("cpu"), "fp32")
     assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
@@ -283,8 +322,8 @@ def test_compute_sets_threads_and_deterministic_kernels() -> None:
 def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StageError, match=r"compute\.device is cuda"):
-        use_compute(Compute(device="cuda", precision="auto", threads=1))
-    machine = use_compute(Compute(device="auto", precision="auto", threads=1))
+        use_compute(Compute(device="cuda", precision="auto", threads=1, processes=1))
+    machine = use_compute(Compute(device="auto", precision="auto", threads=1, processes=1))
     assert machine.device == torch.device("cpu")
 
 
@@ -294,12 +333,18 @@ def test_precision_follows_the_instructions_of_the_processor(
 ) -> None:
     """Emulated bfloat16 made the language model of the sample train at 86 tokens a second."""
     monkeypatch.setattr("model.precision.has_bf16_instructions", lambda _: has_it)
-    assert use_compute(Compute(device="cpu", precision="auto", threads=1)).precision == expected
+    assert (
+        use_compute(Compute(device="cpu", precision="auto", threads=1, processes=1)).precision
+        == expected
+    )
 
 
 def test_bf16_on_a_processor_without_it_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("tasks.compute.has_bf16_instructions", lambda _: False)
-    assert use_compute(Compute(device="cpu", precision="bf16", threads=1)).precision == "bf16"
+    assert (
+        use_compute(Compute(device="cpu", precision="bf16", threads=1, processes=1)).precision
+        == "bf16"
+    )
     assert "emulates" in caplog.text

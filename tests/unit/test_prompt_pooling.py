@@ -1,0 +1,114 @@
+"""Which tokens of prompt and text are pooled: by joint offsets, for every kind of pooling."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer, processors
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from model.encoder import Encoder, TokenizedText, collate
+from model.pooling.build import LatentSize, PoolingSettings
+
+Kind = Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
+KINDS: list[Kind] = ["mean", "weighted_mean", "last", "latent", "multilayer"]
+LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
+GLUED = "Query: "  # its space becomes part of the first word of the text
+PROMPT = "Найди ответ\n"
+
+
+def with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single="<pad> $A", special_tokens=[("<pad>", 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")  # noqa: S106 - names of tokens
+
+
+def encoder_of(source: Encoder, kind: Kind, *, bos: bool = False) -> Encoder:
+    settings = PoolingSettings(
+        kind=kind, pool_prompt=False, latent=LATENT, layer_tokens="mean", projection=12
+    )
+    tokenizer = with_bos(source.tokenizer) if bos else source.tokenizer
+    return Encoder(source.backbone, tokenizer, settings, max_length_tokens=64).eval()
+
+
+def pooled_by_hand(encoder: Encoder, ids: list[int], pooled: list[int]) -> Tensor:
+    """The text alone in the decoder, its pooled places picked one by one."""
+    output = encoder.backbone(
+        input_ids=torch.tensor([ids]), output_hidden_states=True, use_cache=False
+    )
+    mask_1T = torch.tensor([[int(place in pooled) for place in range(len(ids))]])
+    if encoder.settings.kind == "multilayer":
+        layers = [states[:, pooled].mean(dim=1) for states in output.hidden_states[1:]]
+        vector_1D = encoder.pooling(torch.stack(layers, dim=1))
+    elif encoder.settings.kind == "last":
+        vector_1D = output.last_hidden_state[:, pooled[-1]]
+    else:
+        vector_1D = encoder.pooling(output.last_hidden_state, mask_1T)
+    assert encoder.projection is not None
+    return F.normalize(encoder.projection(vector_1D)[0], dim=0)
+
+
+def assert_pools(encoder: Encoder, items: list[TokenizedText], pooled: list[list[int]]) -> None:
+    with torch.inference_mode():
+        packed = encoder.embed(items)
+        padded = encoder(*collate(items, pad_id=0, pool_prompt=False, device="cpu"))
+        for row, (item, places) in enumerate(zip(items, pooled, strict=True)):
+            expected = pooled_by_hand(encoder, item.ids, places)
+            torch.testing.assert_close(packed[row], expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(padded[row], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("prompt", [GLUED, PROMPT])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_hold_a_character_of_the_text_are_pooled(
+    pico_encoder: Encoder, pico_texts: list[str], kind: Kind, prompt: str, bos: bool
+) -> None:
+    encoder = encoder_of(pico_encoder, kind, bos=bos)
+    items = encoder.tokenize(pico_texts[:4], prompts=[prompt] * 4)
+    pooled = []
+    for item, text in zip(items, pico_texts, strict=False):
+        spans = encoder.tokenizer(prompt + text, return_offsets_mapping=True)["offset_mapping"]
+        ends_after = [place for place, (_, end) in enumerate(spans) if end > len(prompt)]
+        pooled.append(list(range(ends_after[0], len(item.ids))))
+    alone = len(encoder.tokenizer.encode(prompt))
+    alone -= encoder.settings.ends_with_eos  # its own EOS
+    shared = {alone - places[0] for places in pooled}
+    assert (shared == {0}) == (prompt == PROMPT), "the premise: one prompt shares a token"
+    assert_pools(encoder, items, pooled)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_that_leaves_no_room_is_pooled_whole(
+    pico_encoder: Encoder, kind: Kind, bos: bool
+) -> None:
+    """An empty span would be 0/0: cut in the prompt, and a text without a character."""
+    encoder = encoder_of(pico_encoder, kind, bos=bos)
+    items = encoder.tokenize(["Да.", ""], prompts=[PROMPT, PROMPT], max_length_tokens=4)
+    items += encoder.tokenize([""], prompts=[PROMPT])
+    ends = encoder.settings.ends_with_eos
+    assert all(item.prompt_tokens >= len(item.ids) - ends for item in items)
+    assert_pools(encoder, items, [list(range(len(item.ids))) for item in items])
+
+
+@pytest.mark.parametrize("kind", ["latent", "multilayer"])
+def test_sentence_transformers_pools_a_prompt_that_leaves_no_room(
+    pico_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
+    )
+    encoder = encoder_of(pico_encoder, kind)
+    encoder.save(tmp_path / "model", prompts={"query": PROMPT})
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", trust_remote_code=True)
+    vectors = theirs.encode(["", "Да."], prompt=PROMPT)
+    ours = encoder.encode(["", "Да."], prompt=PROMPT, batch_tokens=100)
+    np.testing.assert_allclose(vectors, ours, atol=1e-5)
