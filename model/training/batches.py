@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.encoder import Encoder
-from model.losses.masks import BatchTexts
+from model.losses.masks import BatchTexts, text_hashes
 from model.tokenization import TokenizedText
 from model.training.order import SourceOrder
 from model.training.settings import TrainingSource, TrainSettings
@@ -28,6 +28,10 @@ class Batch:
     texts: BatchTexts
     scores: np.ndarray | None
     """(B,) grades, for graded tasks only."""
+    teacher_scores: np.ndarray
+    """(N,) float32; a teacher's score of each document for its owner's query, NaN if unknown."""
+    plain_texts: list[tuple[str, str]]
+    """Prompt and text of each item, for a model with a tokenizer of its own."""
 
     @property
     def num_queries(self) -> int:
@@ -47,15 +51,28 @@ class Ragged:
         return self.values[self.starts[row] : self.starts[row + 1]]
 
     def pick(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One random number of each of these rows."""
+        """Place in `values` of one random number of each of these rows."""
         start, end = self.starts[rows], self.starts[rows + 1]
-        return self.values[start + rng.integers(0, end - start)]
+        return start + rng.integers(0, end - start)
+
+    def draw(self, row: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
+        """Places in `values` of `wanted` random numbers of this row, or of all it has."""
+        start, end = self.starts[row], self.starts[row + 1]
+        return start + rng.permutation(end - start)[:wanted] if end > start else np.arange(0)
 
 
 def group_rows(table: pa.Table) -> np.ndarray:
     """Number of each row's first positive, (R,): rows of one number share that text."""
     _, positives, _ = _documents(table)
     return positives.values[positives.starts[:-1]]
+
+
+class _Side:
+    """Positives or negatives of all rows, one after the other, with a teacher's scores of them."""
+
+    def __init__(self, table: pa.Table, name: str, starts: np.ndarray) -> None:
+        self.texts: pa.Array = table[name].combine_chunks().flatten()
+        self.scores = _teacher_scores(table, name, np.diff(starts))
 
 
 class TokenizedSource:
@@ -72,9 +89,13 @@ class TokenizedSource:
         """Tokenise the given sorted row numbers of `source` into files below `folder`."""
         self.source = source
         self._row_numbers = rows
-        self._table = source.table.take(pa.array(rows))
+        self._table = source.table.take(pa.array(rows)).combine_chunks()
         queries = self._table["query"].combine_chunks().dictionary_encode()
         documents, self._positives, self._negatives = _documents(self._table)
+        self._sides = [
+            _Side(self._table, "positives", self._positives.starts),
+            _Side(self._table, "negatives", self._negatives.starts),
+        ]
         self._query_of_row = queries.indices.to_numpy(zero_copy_only=False)
         self._queries = self._pool(encoder, queries.dictionary, "queries", max_length, folder)
         self._documents = self._pool(encoder, documents, "documents", max_length, folder)
@@ -99,9 +120,11 @@ class TokenizedSource:
         local_B = np.searchsorted(self._row_numbers, rows)
         wanted = 0 if self.source.is_graded else hard_negatives
         positive_B = self._positives.pick(local_B, rng)
-        negatives = [_draw(self._negatives.of(row), wanted, rng) for row in local_B]
-        document_N = np.concatenate([positive_B, *negatives])
-        owners = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in negatives])
+        drawn = [self._negatives.draw(row, wanted, rng) for row in local_B]
+        owners = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in drawn])
+        places = (positive_B, np.concatenate(drawn))
+        ragged = (self._positives, self._negatives)
+        document_N = np.concatenate([r.values[p] for r, p in zip(ragged, places, strict=True)])
         query_B = self._query_of_row[local_B]
         known = [self._positives.of(row) for row in local_B]
         query_hash_B = self._queries.hashes[query_B]
@@ -114,9 +137,35 @@ class TokenizedSource:
                 owners=np.concatenate([np.arange(len(rows)), owners]),
                 known_queries=np.repeat(query_hash_B, [len(texts) for texts in known]),
                 known_positives=self._documents.hashes[np.concatenate(known)],
+                classes=self._classes(local_B),
             ),
             scores=self._scores(local_B) if self.source.is_graded else None,
+            teacher_scores=np.concatenate(
+                [side.scores[place] for side, place in zip(self._sides, places, strict=True)]
+            ),
+            plain_texts=self._plain_texts(local_B, places),
         )
+
+    def _classes(self, local_B: np.ndarray) -> np.ndarray | None:
+        """Numbers that are equal where source and label are."""
+        is_labelled = not (self.source.is_in_batch or self.source.is_graded)
+        if not is_labelled or "label" not in self._table.column_names:
+            return None
+        labels = self._table["label"].take(pa.array(local_B)).to_pylist()
+        return text_hashes(f"{self.source.name}: {label}" for label in labels)
+
+    def _plain_texts(
+        self, local_B: np.ndarray, places: tuple[np.ndarray, np.ndarray]
+    ) -> list[tuple[str, str]]:
+        queries = self._table["query"].take(pa.array(local_B)).to_pylist()
+        documents = [
+            text
+            for side, place in zip(self._sides, places, strict=True)
+            for text in side.texts.take(pa.array(place)).to_pylist()
+        ]
+        return [(self.source.prompt, text) for text in queries] + [
+            (self.source.document_prompt, text) for text in documents
+        ]
 
     def _scores(self, local_B: np.ndarray) -> np.ndarray:
         return self._table["score"].take(pa.array(local_B)).to_numpy().astype(np.float32)
@@ -181,5 +230,19 @@ def _starts(lists: pa.ListArray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
-def _draw(texts: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.permutation(texts)[:wanted] if len(texts) else texts[:0]
+def _teacher_scores(table: pa.Table, side: str, lengths: np.ndarray) -> np.ndarray:
+    """A teacher's score of each text of the side, float32; NaN in the rows that have none.
+
+    Raises:
+        ValueError: A row has scores of more or fewer texts than it has.
+    """
+    name = f"{side.removesuffix('s')}_scores"
+    scores = np.full(lengths.sum(), np.nan, dtype=np.float32)
+    if name not in table.column_names:
+        return scores
+    lists = table[name].combine_chunks()
+    has_scores = lists.is_valid().to_numpy(zero_copy_only=False)
+    if (np.diff(_starts(lists))[has_scores] != lengths[has_scores]).any():
+        raise ValueError(f"a row's {name} and {side} differ in number: mine or ingest it again")
+    scores[np.repeat(has_scores, lengths)] = lists.flatten().to_numpy(zero_copy_only=False)
+    return scores
