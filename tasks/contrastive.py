@@ -5,7 +5,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from model.training.team import Team
 from model.training.trainer import train
 from tasks.checkpoint_key import checkpoint_key
 from tasks.compute import Machine, use_compute
+from tasks.frozen import frozen_folders, load_frozen
+from tasks.loss_options import OPTIONS, loss_options
 from tasks.params import Params
 from tasks.prompts import document_prompt, query_prompt
 from tasks.records import read_table
@@ -31,7 +33,11 @@ INGESTED = ARTIFACTS / "ingest" / "examples"
 SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
 MINED = ARTIFACTS / "mine" / "examples"
 SYNTHETIC = "synthetic"
-COLUMNS = ["id", "task", "source", "query", "positives", "negatives", "score"]
+COLUMNS = [
+    *("id", "task", "source", "query", "positives", "positive_scores"),
+    *("negatives", "negative_scores", "label", "score"),
+]
+LABELS_JOINED_BY = "|"
 FEWEST_ROWS = 2
 TERMINATED = 128 + 15
 
@@ -86,6 +92,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
             checkpoint_folder=work,
             log_path=log,
             settings=train_settings(stage.training, machine.precision),
+            frozen=load_frozen(params, stage.training, machine.device),
         )
     except TrainingStoppedError as stopped:
         logger.warning("%s; run the stage again to go on", stopped)
@@ -129,12 +136,20 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
             own = rows.filter(pc.field("task") == task)
             title = name if len(tasks) == 1 else f"{name}-{task}"
             sources.append(_source(prompts, title, task, own, weight))
+    for source in sources:
+        fault = _fault(source, stage.training.class_negatives)
+        if fault is not None:
+            raise StageError(f"source {source.name!r} of task {source.task}: {fault}")
     return sources
 
 
 def train_settings(training: Training, precision: Precision) -> TrainSettings:
     """The section as plain values for the trainer."""
-    return TrainSettings(**training.model_dump(), precision=precision)
+    return TrainSettings(
+        **training.model_dump(exclude=set(OPTIONS)),
+        options=loss_options(training),
+        precision=precision,
+    )
 
 
 def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> None:
@@ -166,7 +181,7 @@ def _read_examples(stage: ContrastiveStage) -> pa.Table:
 def _source(
     prompts: Prompts, name: str, task: str, table: pa.Table, weight: float
 ) -> TrainingSource:
-    source = TrainingSource(
+    return TrainingSource(
         name=name,
         task=task,
         prompt=query_prompt(prompts, task),
@@ -174,29 +189,46 @@ def _source(
         table=table,
         weight=weight,
     )
-    fault = _fault(source)
-    if fault is not None:
-        raise StageError(f"source {name!r} of task {task}: {fault}")
-    return source
 
 
-def _fault(source: TrainingSource) -> str | None:
+def _fault(source: TrainingSource, class_negatives: Literal["own", "batch"]) -> str | None:
     table = source.table
     without = int((_lengths(table["positives"]) == 0).sum())
     if without:
         return f"{without} of {table.num_rows} rows have no positive: ingest must drop them"
-    if source.is_graded and table["score"].null_count:
-        return (
-            f"{table['score'].null_count} of {table.num_rows} rows have no score: "
-            "map the field `score` of the source, or give it the task nli"
-        )
-    has_negatives = bool(_lengths(table["negatives"]).any())
-    if not (source.is_in_batch or source.is_graded or has_negatives):
+    if source.is_graded:
+        return _score_fault(table["score"])
+    if source.is_in_batch:
+        return None
+    if class_negatives == "batch":
+        return _label_fault(table["label"])
+    if not _lengths(table["negatives"]).any():
         return (
             "no row has a negative, and this task has no in-batch ones: it needs two classes at "
             "least and ingest.class_negatives above 0"
         )
     return None
+
+
+def _score_fault(scores: pa.ChunkedArray) -> str | None:
+    if not scores.null_count:
+        return None
+    return (
+        f"{scores.null_count} of {len(scores)} rows have no score: "
+        "map the field `score` of the source, or give it the task nli"
+    )
+
+
+def _label_fault(labels: pa.ChunkedArray) -> str | None:
+    """A row's label must tell which other rows are its negatives."""
+    several = sum(LABELS_JOINED_BY in (label or "") for label in labels.to_pylist())
+    if not (labels.null_count or several):
+        return None
+    return (
+        f"{labels.null_count} of {len(labels)} rows have no label and {several} have several, so "
+        "nothing tells which rows are negatives of each other: set class_negatives to own, or "
+        "remove the source"
+    )
 
 
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
@@ -215,6 +247,7 @@ def _key(params: Params, stage: ContrastiveStage, precision: Precision) -> str:
     inputs = [stage.base, INGESTED]
     inputs += [SYNTHESIZED] if SYNTHETIC in stage.weights else []
     inputs += [MINED] if stage.is_mined else []
+    inputs += frozen_folders(stage.training)
     return checkpoint_key(settings, inputs)
 
 

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from tasks.sections.base import Fraction, Name, Section, Share, Task
+from tasks.sections.losses import Guide, ScoreMask, SoftLabels, Softmax, Teacher, Triplet
 
 
 class Scratch(Section):
@@ -107,7 +108,7 @@ class Training(Section):
     weight_decay: NonNegativeFloat
     gradient_clip_norm: PositiveFloat
     loss: Literal["giga", "gemini", "qwen3", "nv-embed-1", "nv-embed-2", "gecko", "f2llm"]
-    """Published contrastive loss; classes and clusters use their own hard negatives alone."""
+    """Published contrastive loss; see class_negatives for classes and clusters."""
     graded_loss: Literal["cosent", "pearson"] = "cosent"
     """Loss of rows with a similarity score: order of the scores, or linear correlation."""
     hardness: dict[
@@ -116,6 +117,21 @@ class Training(Section):
     """Factor on the untempered cosine that is added to the logits of these terms."""
     spread_out: NonNegativeFloat = 0.0
     """Weight of the spread-out regulariser (EmbeddingGemma)."""
+    softmaxes: Annotated[list[Softmax], Field(min_length=1)] | None
+    """Terms of each softmax, in place of those of `loss`; several softmaxes are added up."""
+    class_negatives: Literal["own", "batch"]
+    """Negatives of classes and clusters: their own alone, or the terms of `loss`, with texts that
+    share or may share a label left out."""
+    student_margin: ScoreMask | None
+    """Mask by the trained model's own scores; null takes that of `loss`, if it has one."""
+    guide: Guide | None
+    """Mask by the scores of a frozen model, from the first step; null for none."""
+    soft_labels: SoftLabels | None
+    """Teacher scores of mined rows as soft labels; rows without them add nothing."""
+    triplet: Triplet | None
+    """Triplet margin loss over own hard negatives; null leaves it out."""
+    teacher: Teacher | None
+    """Distillation from a frozen model; null leaves it out."""
     temperature: PositiveFloat
     """Divides the cosine."""
     hard_negatives: NonNegativeInt
@@ -124,6 +140,8 @@ class Training(Section):
     """First step at which a loss with a student margin uses it: early scores mask at random."""
     matryoshka_dims: list[PositiveInt]
     """Prefix sizes trained beside the full size; may be empty."""
+    matryoshka_weights: dict[PositiveInt, NonNegativeFloat]
+    """Size to a factor on its loss, the full size included; 1 for those not named."""
     source_temperature: PositiveFloat
     """Exponent of the row count in the sampling weight of a source; 1 is proportional."""
     log_every_steps: PositiveInt
