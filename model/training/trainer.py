@@ -24,11 +24,12 @@ from model.checkpoint import (
     save_checkpoint,
 )
 from model.encoder import Encoder
-from model.losses.matryoshka import matryoshka_sizes
+from model.losses.matryoshka import check_weights, matryoshka_sizes
 from model.precision import decoder_autocast
 from model.tokenization import token_budget_batches
 from model.training.batches import BatchPlan, Step, rows_folder
 from model.training.composition import draw_steps
+from model.training.frozen import NO_MODELS, FrozenModels
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import Objective
 from model.training.parts import SumObjective, objective_of_parts
@@ -52,13 +53,14 @@ class NonFiniteLossError(ValueError):
     """The loss or its gradient is NaN or infinite; the message names step, source and rows."""
 
 
-def train(
+def train(  # noqa: PLR0913 - all that a training is made of
     encoder: Encoder,
     sources: list[TrainingSource],
     *,
     checkpoint_folder: Path,
     log_path: Path,
     settings: TrainSettings,
+    frozen: FrozenModels = NO_MODELS,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> dict[str, Any]:
     """Train `encoder` in place; goes on from the last checkpoint in `checkpoint_folder`, if any.
@@ -69,6 +71,7 @@ def train(
         checkpoint_folder: Checkpoints and orders of rows; the caller removes it after success.
         log_path: One JSON line per step; lines after the checkpoint are cut off on resume.
         settings: The numbers.
+        frozen: Guide and teacher, on the device of the encoder, if the loss asks for them.
         on_step: Called after each logged step.
 
     Returns:
@@ -77,15 +80,15 @@ def train(
     Raises:
         NonFiniteLossError: Training diverged; the rows stand in `checkpoint_folder`.
         TrainingStoppedError: SIGTERM arrived and the state was saved.
-        ValueError: No sources, a Matryoshka size above the embedding's, or a checkpoint of another
-            training.
+        ValueError: No sources, a Matryoshka size above the embedding's, a guide or teacher that is
+            missing or of another size, or a checkpoint of another training.
     """
     if not sources:
         raise ValueError("no sources: a training needs at least one")
     steps_of = draw_steps(sources, settings)
     team = Team()
     plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
-    trainer = Trainer(encoder, plan, settings, checkpoint_folder, team)
+    trainer = Trainer(encoder, plan, settings, checkpoint_folder, team, frozen)
     done, log_bytes = trainer.resume()
     team.check_same(done, "the steps already done")
     progress = Progress(settings.max_steps)
@@ -122,6 +125,7 @@ class Trainer:
         settings: TrainSettings,
         folder: Path,
         team: Team,
+        frozen: FrozenModels = NO_MODELS,
     ) -> None:
         """Prepare the optimiser; the encoder is switched to training mode."""
         self._encoder = encoder.train()
@@ -129,8 +133,10 @@ class Trainer:
         self._settings = settings
         self._folder = folder
         self._team = team
+        self._frozen = frozen
         self._micro_batch_tokens = settings.micro_batch_tokens
         self._sizes = matryoshka_sizes(encoder.embedding_size, settings.matryoshka_dims)
+        check_weights(settings.options.matryoshka_weights, self._sizes)
         self._parameters = [p for p in encoder.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             _decay_groups(self._parameters, settings.weight_decay),
@@ -167,15 +173,18 @@ class Trainer:
     def _step(self, step: int) -> StepRecord:
         rate = self._begin(step)
         batch = self._plan.step(step)
-        objective = objective_of_parts(
-            batch.parts,
-            loss=self._settings.loss_settings,
-            sizes=self._sizes,
-            device=self._encoder.device,
-            use_student_margin=step >= self._settings.margin_from_step,
-        )
         lengths = [len(item.ids) for item in batch.items]
         own = self._team.texts(lengths)
+        objective = objective_of_parts(
+            batch.parts,
+            loss=self._settings.loss_at(step),
+            sizes=self._sizes,
+            device=self._encoder.device,
+            class_negatives=self._settings.class_negatives,
+            frozen=self._frozen.vectors(
+                batch, own, self._team, self._micro_batch_tokens, self._settings.precision
+            ),
+        )
         parts = [
             [own[place] for place in part]
             for part in token_budget_batches(
@@ -200,6 +209,9 @@ class Trainer:
             hard_negatives=objective.hard_negatives,
             masked_share=objective.masked_share,
             masked_by_score=objective.masked_by_score,
+            masked_by_guide=objective.masked_by_guide,
+            soft_label_rows=objective.soft_label_rows,
+            losses=objective.losses,
             tokens=sum(lengths),
             micro_batches=len(parts),
             is_grad_cached=is_cached,

@@ -15,10 +15,18 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from model.encoder import Encoder
+from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.presets import PRESETS
 from model.tokenization import token_budget_batches
 from model.training.batches import BatchPlan, Step
+from model.training.frozen import FrozenModel, FrozenModels
 from model.training.grad_cache import cached_backward, plain_backward
+from model.training.loss_options import (
+    DivergenceSettings,
+    LossOptions,
+    MatchingSettings,
+    TripletSettings,
+)
 from model.training.parts import objective_of_parts
 from model.training.settings import LossSettings, TrainingSource, TrainSettings
 from model.training.team import Team
@@ -37,6 +45,25 @@ class Case(NamedTuple):
     cached: bool
     sizes: tuple[int, ...]
     seed: int
+    extra: str = ""
+    """Key of `EXTRAS`: what is added to the loss."""
+
+
+BELOW = FalseNegativeSettings(margin=-0.02, except_terms=())
+ALL_JUDGED = FalseNegativeSettings(margin=0.1, kind="relative", explicit=True, except_terms=())
+SOFT, HINGE = DivergenceSettings(0.7, teacher_temperature=0.1), TripletSettings(3.0, margin=0.2)
+VECTORS = MatchingSettings(2.0, size=8)
+EXTRAS = {
+    "": LossOptions(),
+    "guide": LossOptions(guide=BELOW),
+    "soft-labels": LossOptions(soft_labels=SOFT),
+    "teacher": LossOptions(embeddings=VECTORS, similarities=SOFT),
+    "everything": LossOptions(
+        softmaxes=[["own_negatives"], ["other_positives", "queries", "document_queries"]],
+        student_margin=BELOW, guide=ALL_JUDGED, soft_labels=SOFT, triplet=HINGE,
+        embeddings=VECTORS, similarities=SOFT, matryoshka_weights={8: 0.5},
+    ),
+}  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
@@ -45,10 +72,17 @@ def cases() -> Iterator[Case]:
         yield Case("retrieval", loss, negatives, cached, (32, 8), seed=len(loss) + negatives)
     for task, cached in itertools.product(("classification", "sts"), (False, True)):
         yield Case(task, "giga", 3, cached, (32,), seed=1)
+    for extra, negatives, cached in itertools.product(EXTRAS, (0, 1, 7), (False, True)):
+        if extra:
+            yield Case("retrieval", "qwen3", negatives, cached, (32, 8), negatives, extra)
+    for task, cached in itertools.product(("classification", "sts"), (False, True)):
+        yield Case(task, "giga", 3, cached, (32, 8), 2, "everything")
     for batches, loss, cached in itertools.product(
         ("mixed", "interleaved"), ("giga", "qwen3"), (False, True)
     ):
         yield Case(batches, loss, 3, cached, (32, 8), seed=2)
+    for batches, cached in itertools.product(("mixed", "interleaved"), (False, True)):
+        yield Case(batches, "giga", 3, cached, (32, 8), 2, "everything")
 
 
 def source_of(case: Case, task: str) -> TrainingSource:
@@ -60,14 +94,21 @@ def source_of(case: Case, task: str) -> TrainingSource:
 
     fewest = 0 if case.negatives > 1 else case.negatives
     counts = rng.integers(fewest, case.negatives + 1, ROWS)
+    positives = [[text() for _ in range(rng.integers(1, 3))] for _ in range(ROWS)]
+    # the last row has no scores, the one before no score of its positive
+    scores = [[rng.random() for _ in range(count)] for count in counts[:-1]]
+    positive_scores = [[rng.random() for _ in own] for own in positives[:-2]]
     table = pa.table(
         {
             "id": [f"row-{row}" for row in range(ROWS)],
             "query": [text() for _ in range(ROWS)],
-            "positives": [[text() for _ in range(rng.integers(1, 3))] for _ in range(ROWS)],
+            "positives": positives,
+            "positive_scores": pa.array([*positive_scores, None, None], pa.list_(pa.float32())),
             "negatives": pa.array(
                 [[text() for _ in range(count)] for count in counts], pa.list_(pa.string())
             ),
+            "negative_scores": pa.array([*scores, None], pa.list_(pa.float32())),
+            "label": [str(row % 3) for row in range(ROWS)],
             "score": pa.array(rng.random(ROWS).round(1), pa.float32()),
         }
     )
@@ -96,18 +137,35 @@ def step_of(encoder: Encoder, case: Case, folder: Path) -> Step:
     return BatchPlan(sources, steps_of, settings, encoder, folder).step(1)
 
 
-def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+def other_model(model: Path) -> FrozenModel:
+    """An encoder of other weights: what it says of a text has nothing to do with the student."""
+    encoder, generator = Encoder.load(model), torch.Generator().manual_seed(5)
+    for weight in encoder.parameters():
+        weight.data.normal_(0.0, 0.1, generator=generator)
+    return FrozenModel(encoder, "найди: ", None, max_length_tokens=40)
+
+
+def measure(
+    encoder: Encoder, case: Case, folder: Path, other: FrozenModel
+) -> tuple[dict, dict[str, torch.Tensor]]:
     """Counts and loss of the case, and the gradient of every weight."""
     team = Team()
     batch = step_of(encoder, case, folder)
-    objective = objective_of_parts(
-        batch.parts,
-        loss=LossSettings(case.loss, 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5),
-        sizes=list(case.sizes),
-        device=encoder.device,
-    )
     lengths = [len(item.ids) for item in batch.items]
     own = team.texts(lengths)
+    loss = LossSettings(
+        case.loss, 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5,
+        options=EXTRAS[case.extra],
+    )  # fmt: skip
+    models = FrozenModels(guide=other, teacher=other) if case.extra else FrozenModels()
+    objective = objective_of_parts(
+        batch.parts,
+        class_negatives="batch" if case.extra else "own",
+        loss=loss,
+        sizes=list(case.sizes),
+        device=encoder.device,
+        frozen=models.vectors(batch, own, team, 60, "fp32"),
+    )
     parts = [
         [own[place] for place in part]
         for part in token_budget_batches([lengths[text] for text in own], 60, is_packed=True)
@@ -124,6 +182,9 @@ def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str,
         "hard_negatives": objective.hard_negatives,
         "masked_share": objective.masked_share,
         "masked_by_score": objective.masked_by_score,
+        "masked_by_guide": objective.masked_by_guide,
+        "soft_label_rows": objective.soft_label_rows,
+        "losses": objective.losses,
     }
     gradients = {
         name: weight.grad.clone()
@@ -136,10 +197,10 @@ def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str,
 def measure_all(model: Path, folder: Path) -> None:
     """Write facts.json and gradients.safetensors of all cases into `folder`."""
     torch.set_num_threads(1)
-    encoder, team = Encoder.load(model), Team()
+    encoder, team, other = Encoder.load(model), Team(), other_model(model)
     facts, gradients = [], {}
     for number, case in enumerate(cases()):
-        found, weights = measure(encoder, case, folder / f"tokens-{team.rank}")
+        found, weights = measure(encoder, case, folder / f"tokens-{team.rank}", other)
         facts.append(found)
         gradients |= {f"{number}/{name}": gradient for name, gradient in weights.items()}
     if team.leads:

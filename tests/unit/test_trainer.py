@@ -415,6 +415,7 @@ from model.training.settings import TrainingSource, TrainSettings
 from model.training.trainer import train
 
 model, folder, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+del settings["options"]
 torch.set_num_threads(1)
 source = TrainingSource("pairs", "retrieval", "Q: ", "", pq.read_table("table.parquet"), 1.0)
 train(Encoder.load(model), [source], checkpoint_folder=folder / "checkpoint",
