@@ -27,6 +27,11 @@ class Stage:
     """Its metrics files."""
 
 
+def open_repo() -> Repo:
+    """The repository of this folder; it waits for its lock as long as another process holds it."""
+    return Repo(_wait_for_lock=True)
+
+
 def read_stages() -> list[Stage]:
     """The stages of this folder's repository in the order of dvc.yaml, each after all it reads.
 
@@ -34,7 +39,7 @@ def read_stages() -> list[Stage]:
         FlowError: dvc.yaml cannot be used.
     """
     try:
-        with Repo() as repo:
+        with open_repo() as repo:
             graph = repo.index.graph
             stages = {
                 str(node.addressing): Stage(
@@ -70,7 +75,7 @@ def select(stages: list[Stage], names: Iterable[str]) -> list[Stage]:
 def changed() -> dict[str, str]:
     """What is not up to date: stage or .dvc file to a short reason. Hashes changed files only."""
     try:
-        with Repo() as repo:
+        with open_repo() as repo:
             return {name: _reason(faults) for name, faults in repo.status().items()}
     except DvcException as error:
         raise FlowError(f"dvc status failed: {error}") from error

@@ -5,6 +5,7 @@ shell forwards a signal to the stage below it, so without this a killed flow, or
 would leave a training that holds the GPU and writes its output for hours.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,10 +17,13 @@ from typing import NoReturn
 import psutil
 
 OWNER_CHECK_S = 0.5
-GRACE_S = 10.0
-"""How long what runs below may take to end after SIGTERM."""
-ORPHAN_GRACE_S = 2.0
+GRACE_S = 3.0
+"""How long what runs below may take to end after SIGTERM; with what follows it is gone in 5 s.
+A training that has not saved its state by then loses the steps since its last checkpoint."""
+ORPHAN_GRACE_S = 1.0
 """The same when the owner is gone and nobody waits for the outcome."""
+UNLOCK_S = 0.5
+"""How long `dvc` may take to see its stage killed and drop its locks."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -38,13 +42,12 @@ def hold(owner: int, command: list[str]) -> int:
     _adopt_orphans()
     child = subprocess.Popen(command, preexec_fn=_die_with_parent)
     try:
-        grace = ORPHAN_GRACE_S
         while os.getppid() == owner:
             try:
                 return _status(child.wait(OWNER_CHECK_S))
             except subprocess.TimeoutExpired:
                 continue
-        return _end(child, grace)
+        return _end(child, ORPHAN_GRACE_S)
     except _StopError:
         return _end(child, GRACE_S)
     finally:
@@ -53,14 +56,14 @@ def hold(owner: int, command: list[str]) -> int:
 
 def _end(child: subprocess.Popen[bytes], grace_s: float) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    below = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
-    for process in below or [child]:
-        _signal(process, signal.SIGTERM)
-    try:
-        return _status(child.wait(grace_s))
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return _status(child.wait())
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, UNLOCK_S)):
+        below = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
+        for process in below or [child]:
+            _signal(process, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return _status(child.wait(wait_s))
+    child.kill()
+    return _status(child.wait())
 
 
 def _kill_rest(grace_s: float) -> None:

@@ -69,15 +69,10 @@ def retrain(
         open_run()
         try:
             runner = PrefectRunner(forced)
-            outcomes = run_steps(plan(chosen), {*changes, *forced, CHAMPION}, runner)
-            artifacts.show_run(chosen, outcomes)
-            # a push of one stage that failed is no reason: the one of everything decides
-            _raise_failures([outcome for outcome in outcomes if outcome.kind != "push"])
+            outcomes = _run_stages(runner, chosen, {*changes, *forced})
             outcomes += _finish(runner, chosen, is_whole=chosen == every)
             if publish and chosen == every:
-                publication = run_steps([Step(PUBLISH, "hook")], {PUBLISH}, runner)
-                _raise_failures(publication)
-                outcomes += publication
+                outcomes += _publish(runner)
         except BaseException:
             stop_all()
             raise
@@ -126,6 +121,22 @@ def _clean_up(root: Path) -> None:
         say(line)
     for name in close_dead_runs(root, UUID(flow_run.get_id())):
         say(f"the run {name} had died")
+
+
+def _run_stages(runner: PrefectRunner, chosen: list[Stage], stale: set[str]) -> list[Outcome]:
+    """Run what is stale, in order, each output pushed as it is written."""
+    outcomes = run_steps(plan(chosen), {*stale, CHAMPION}, runner)
+    artifacts.show_run(chosen, outcomes)
+    # a push of one stage that failed is no reason: the one of everything decides
+    _raise_failures([outcome for outcome in outcomes if outcome.kind != "push"])
+    return outcomes
+
+
+def _publish(runner: PrefectRunner) -> list[Outcome]:
+    """Start the publication, which asks the gate."""
+    outcomes = run_steps([Step(PUBLISH, "hook")], {PUBLISH}, runner)
+    _raise_failures(outcomes)
+    return outcomes
 
 
 def _finish(runner: PrefectRunner, chosen: list[Stage], *, is_whole: bool) -> list[Outcome]:

@@ -4,6 +4,7 @@ config.local is git-ignored, so the address of a bucket stays out of the reposit
 enter any file, DVC takes them from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ FOLDER = "dvc"
 def use_remote(root: Path, store: Store) -> str:
     """Make the remote `store` of the repository at `root` the folder dvc of `store.url`.
 
-    Other settings of config.local stay as they are.
+    Other settings of config.local stay as they are. A dependency such as s3://bucket/corpus is no
+    part of the remote: DVC finds its service, if that is not AWS, by AWS_ENDPOINT_URL alone, which
+    is set here for this process and those it starts.
 
     Returns:
         The address.
@@ -29,7 +32,7 @@ def use_remote(root: Path, store: Store) -> str:
         FlowError: The DVC configuration cannot be read or would not be valid.
     """
     wanted = {"url": _address(root, store.url)}
-    if store.endpoint_url is not None:
+    if store.endpoint_url is not None and "://" in store.url:
         wanted["endpointurl"] = store.endpoint_url
     try:
         config = Config(str(root / ".dvc"), validate=False)
@@ -37,7 +40,19 @@ def use_remote(root: Path, store: Store) -> str:
             _set_remote(local, wanted)
     except ConfigError as error:
         raise FlowError(f"the DVC remote cannot be set to {wanted['url']}: {error}") from error
+    if store.endpoint_url is not None:
+        os.environ["AWS_ENDPOINT_URL"] = store.endpoint_url
     return wanted["url"]
+
+
+def refusal_hint(store: Store) -> str:
+    """What to look at when the store refuses."""
+    return (
+        f"the store {store.url} at {store.endpoint_url or 'AWS S3'} refuses: check that "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary keys) "
+        "are set for this run and may write there, and that store.url in params.yaml names a "
+        "bucket that exists; then run again, nothing is recomputed"
+    )
 
 
 def _set_remote(local: Any, wanted: dict[str, str]) -> None:  # noqa: ANN401 - DVC's, untyped

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -63,13 +64,15 @@ def load_decoder(
         raise ValueError(
             f"backbone.attn_implementation {attn_implementation!r} is not installed here: {error}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(_explain(source, revision, error)) from error
     return decoder, tokenizer
 
 
 def _explain(source: str, revision: str | None, error: Exception) -> str:
     first_line = str(error).strip().split("\n", maxsplit=1)[0]
+    if isinstance(error, SafetensorError):
+        return f"the weights of {source!r} are damaged or cut off ({first_line}): fetch them again"
     if Path(source).is_dir():
         return f"the folder {source!r} holds no decoder and fast tokenizer to load: {first_line}"
     return (

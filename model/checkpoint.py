@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.writing import writing
+
 TENSORS_FILE = "tensors.safetensors"
 STATE_FILE = "state.json"
 PARTIAL = ".partial-"
@@ -50,18 +52,21 @@ def save_checkpoint(
         tensors: Weights, optimizer moments, states of random generators.
         state: Everything else, as JSON; floats come back bit by bit.
         keep: Checkpoints that stay.
+
+    Raises:
+        OSError: The disk is full; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(stale)
     partial = folder / f"{PARTIAL}{os.getpid()}"
     partial.mkdir()
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, partial / TENSORS_FILE)
-    text = json.dumps({"step": step, "state": state}, ensure_ascii=False)
-    (partial / STATE_FILE).write_text(text, encoding="utf-8")
-    for path in (partial / TENSORS_FILE, partial / STATE_FILE):
-        _flush(path)
+    try:
+        _write(partial, step, tensors, state)
+    except OSError:
+        # on a full disk its own beginning would be in the way of the next attempt
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     target = folder / f"step-{step:08d}"
     if target.exists():
         shutil.rmtree(target)
@@ -69,6 +74,19 @@ def save_checkpoint(
     _flush(folder)
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
+
+
+def _write(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with writing(folder / TENSORS_FILE):
+        save_file(plain, folder / TENSORS_FILE)
+        _flush(folder / TENSORS_FILE)
+    with writing(folder / STATE_FILE):
+        text = json.dumps({"step": step, "state": state}, ensure_ascii=False)
+        (folder / STATE_FILE).write_text(text, encoding="utf-8")
+        _flush(folder / STATE_FILE)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:

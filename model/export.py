@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -20,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from model.pooling import latent as latent_file
 from model.pooling.build import PoolingSettings
 from model.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
+from model.writing import writing
 
 SETTINGS_FILE = "samovar.json"
 FORMAT = 1
@@ -51,11 +53,16 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     max_length_tokens: int,
     prompts: dict[str, str],
 ) -> None:
-    """Write the folder; equal parts give equal bytes."""
+    """Write the folder; equal parts give equal bytes.
+
+    Raises:
+        OSError: The disk is full; the message names the file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
     backbone.config.use_cache = False
-    backbone.save_pretrained(folder, max_shard_size="1TB")
+    with writing(folder / "model.safetensors"):
+        backbone.save_pretrained(folder, max_shard_size="1TB")
     _save_tokenizer(folder, tokenizer, max_length_tokens)
     is_causal = getattr(backbone.config, "is_causal", True)
     content = {
@@ -88,7 +95,8 @@ def _save_tokenizer(
 ) -> None:
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.model_max_length = max_length_tokens
-    tokenizer.save_pretrained(folder)
+    with writing(folder / "tokenizer.json"):
+        tokenizer.save_pretrained(folder)
 
 
 def _transformer_config() -> dict[str, Any]:
@@ -122,8 +130,10 @@ def _save_pooling(
         }
         _write(folder / "1_Pooling" / "config.json", content)
         return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", "1_Pooling"
-    (folder / LATENT_FILE).write_text(inspect.getsource(latent_file), encoding="utf-8")
-    save_block(pooling, folder / LATENT_FOLDER, include_prompt=settings.pool_prompt)
+    with writing(folder / LATENT_FILE):
+        (folder / LATENT_FILE).write_text(inspect.getsource(latent_file), encoding="utf-8")
+    with writing(folder / LATENT_FOLDER / "model.safetensors"):
+        save_block(pooling, folder / LATENT_FOLDER, include_prompt=settings.pool_prompt)
     return f"{Path(LATENT_FILE).stem}.{SentenceLatentPooling.__name__}", LATENT_FOLDER
 
 
@@ -131,7 +141,8 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
     """Read a folder that `save_parts` wrote.
 
     Raises:
-        ValueError: The folder is missing, is no such folder or has another format.
+        ValueError: The folder is missing, is no such folder, has another format, or its weights
+            are damaged.
     """
     content = _read(folder / SETTINGS_FILE)
     if content.get("format") != FORMAT:
@@ -141,14 +152,21 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
     transformers_logging.disable_progress_bar()
     settings = PoolingSettings.from_json(content["pooling"])
     latent_weights = folder / LATENT_FOLDER / "model.safetensors"
-    backbone = AutoModel.from_pretrained(
-        folder, dtype="auto", attn_implementation=attn_implementation, local_files_only=True
-    )
+    try:
+        backbone = AutoModel.from_pretrained(
+            folder, dtype="auto", attn_implementation=attn_implementation, local_files_only=True
+        )
+        pooling_state = load_file(latent_weights) if settings.kind == "latent" else {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights in {folder} are damaged or cut off ({error}): run its stage again, or "
+            "fetch it again (dvc pull)"
+        ) from error
     return EncoderParts(
         backbone=backbone,
         tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
         settings=settings,
-        pooling_state=load_file(latent_weights) if settings.kind == "latent" else {},
+        pooling_state=pooling_state,
         max_length_tokens=content["max_length_tokens"],
         prompts=_read(folder / "config_sentence_transformers.json")["prompts"],
     )
@@ -157,7 +175,8 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
 def _write(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
     path.parent.mkdir(exist_ok=True)
     text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    with writing(path):
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:

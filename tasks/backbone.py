@@ -20,6 +20,7 @@ from model.encoder import Encoder
 from model.pooling.build import LatentSize, PoolingSettings
 from model.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.training import schedule
+from model.writing import writing
 from tasks.compute import Machine, use_compute
 from tasks.params import Backbone, Params, Prompts
 from tasks.prompts import query_prompt
@@ -195,7 +196,7 @@ def _metrics(encoder: Encoder, settings: Backbone, curve: list[CurvePoint]) -> d
 
 
 def _write_curve(path: Path, curve: list[CurvePoint]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CurvePoint._fields)
         writer.writerows(

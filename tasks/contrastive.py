@@ -5,14 +5,16 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from model.encoder import Encoder
+from model.losses.presets import PRESETS
+from model.losses.terms import EXPLICIT_TERMS
 from model.precision import Precision
+from model.training.batches import prepare_orders
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
@@ -20,11 +22,11 @@ from model.training.team import Team
 from model.training.trainer import train
 from tasks.checkpoint_key import checkpoint_key
 from tasks.compute import Machine, use_compute
+from tasks.corpus import open_corpus, spool_corpus
 from tasks.frozen import frozen_folders, load_frozen
 from tasks.loss_options import OPTIONS, loss_options
 from tasks.params import Params
 from tasks.prompts import document_prompt, query_prompt
-from tasks.records import read_table
 from tasks.sections.training import Prompts, Training
 from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, write_json
 from tasks.team import joined_team
@@ -33,11 +35,9 @@ INGESTED = ARTIFACTS / "ingest" / "examples"
 SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
 MINED = ARTIFACTS / "mine" / "examples"
 SYNTHETIC = "synthetic"
-COLUMNS = [
-    *("id", "task", "source", "query", "positives", "positive_scores"),
-    *("negatives", "negative_scores", "label", "score"),
-]
 LABELS_JOINED_BY = "|"
+CORPORA = Path(".samovar/corpora")
+"""Arrow files of the stages that are under way."""
 FEWEST_ROWS = 2
 TERMINATED = 128 + 15
 
@@ -76,11 +76,19 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
 
 
 def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine) -> None:
+    if team.leads:
+        _spool(stage)
+    team.wait()
     sources = load_sources(params.prompts, stage)
-    warn_about_small_sources(sources, stage.training.batch_size)
+    settings = train_settings(stage.training, machine.precision)
+    if settings.batches != "mixed":
+        warn_about_small_sources(sources, settings.sub_batch_size)
+    warn_about_idle_rows(sources, stage.training)
     work = CHECKPOINTS / stage.name / _key(params, stage, machine.precision)
     log = work / "training.jsonl"
     try:
+        # before the weights are there: the device waits for nothing that grows with the corpus
+        prepare_orders(sources, settings, work, team)
         encoder = Encoder.load(
             stage.base,
             device=machine.device,
@@ -91,7 +99,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
             sources,
             checkpoint_folder=work,
             log_path=log,
-            settings=train_settings(stage.training, machine.precision),
+            settings=settings,
             frozen=load_frozen(params, stage.training, machine.device),
         )
     except TrainingStoppedError as stopped:
@@ -108,6 +116,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
         write_json(folder / "metrics.json", metrics | _facts(encoder, sources, machine))
     # checkpoints of other settings were abandoned when this training was begun
     shutil.rmtree(CHECKPOINTS / stage.name)
+    shutil.rmtree(CORPORA / stage.name)
 
 
 def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSource]:
@@ -119,27 +128,32 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
     Raises:
         StageError: A source has fewer than two rows, or rows its task cannot learn from.
     """
-    table = _read_examples(stage)
+    tables, present = open_corpus(_spool(stage))
     sources: list[TrainingSource] = []
     for name, weight in stage.weights.items():
-        rows = table.filter(pc.field("source") == name)
-        if rows.num_rows < FEWEST_ROWS:
-            present = ", ".join(sorted(table["source"].unique().to_pylist())) or "none"
+        by_task = tables.get(name, {})
+        rows = sum(table.num_rows for table in by_task.values())
+        if rows < FEWEST_ROWS:
             raise StageError(
-                f"{stage.name}: source {name!r} has {rows.num_rows} training rows, at least "
-                f"{FEWEST_ROWS} are needed; sources with rows: {present}. Correct the name, "
-                "remove it from the sources of the stage, or see artifacts/ingest/metrics.json "
-                "for why its rows were rejected"
+                f"{stage.name}: source {name!r} has {rows} training rows, at least "
+                f"{FEWEST_ROWS} are needed; sources with rows: {', '.join(present) or 'none'}. "
+                "Correct the name, remove it from the sources of the stage, or see "
+                "artifacts/ingest/metrics.json for why its rows were rejected"
             )
-        tasks = sorted(rows["task"].unique().to_pylist())
-        for task in tasks:
-            own = rows.filter(pc.field("task") == task)
-            title = name if len(tasks) == 1 else f"{name}-{task}"
-            sources.append(_source(prompts, title, task, own, weight))
-    for source in sources:
-        fault = _fault(source, stage.training.class_negatives)
-        if fault is not None:
-            raise StageError(f"source {source.name!r} of task {source.task}: {fault}")
+        for task, table in by_task.items():
+            title = name if len(by_task) == 1 else f"{name}-{task}"
+            source = TrainingSource(
+                name=title,
+                task=task,
+                prompt=query_prompt(prompts, task),
+                document_prompt=document_prompt(prompts, task),
+                table=table,
+                weight=weight,
+            )
+            fault = _fault(source, stage.training)
+            if fault is not None:
+                raise StageError(f"{stage.name}: source {title!r} of task {task}: {fault}")
+            sources.append(source)
     return sources
 
 
@@ -166,48 +180,40 @@ def warn_about_small_sources(sources: list[TrainingSource], batch_size: int) -> 
             )
 
 
-def _read_examples(stage: ContrastiveStage) -> pa.Table:
-    table = read_table(INGESTED, COLUMNS)
-    if SYNTHETIC in stage.weights:
-        table = pa.concat_tables([table, read_table(SYNTHESIZED, COLUMNS)])
-    if not stage.is_mined:
-        return table
-    mined = read_table(MINED, COLUMNS)
-    mined = mined.filter(pc.field("id").isin(table["id"].combine_chunks()))
-    is_replaced = pc.field("id").isin(mined["id"].combine_chunks())
-    return pa.concat_tables([table.filter(~is_replaced), mined])
+def warn_about_idle_rows(sources: list[TrainingSource], training: Training) -> None:
+    """Log each source with rows that teach nothing: they have no negative and get none in-batch."""
+    for source in sources:
+        idle = int((_lengths(source.table["negatives"]) == 0).sum())
+        if idle and _needs_own_negatives(source, training):
+            logger.warning(
+                "source %s: %d of %d rows have no negative of their own and get none from the "
+                "batch: they add 0 to the loss",
+                source.name,
+                idle,
+                source.table.num_rows,
+            )
 
 
-def _source(
-    prompts: Prompts, name: str, task: str, table: pa.Table, weight: float
-) -> TrainingSource:
-    return TrainingSource(
-        name=name,
-        task=task,
-        prompt=query_prompt(prompts, task),
-        document_prompt=document_prompt(prompts, task),
-        table=table,
-        weight=weight,
-    )
+def _spool(stage: ContrastiveStage) -> Path:
+    """Folder of the examples of the stage as files that can be mapped."""
+    examples = [INGESTED, *([SYNTHESIZED] if SYNTHETIC in stage.weights else [])]
+    mined = MINED if stage.is_mined else None
+    return spool_corpus(CORPORA / stage.name, list(stage.weights), examples, mined)
 
 
-def _fault(source: TrainingSource, class_negatives: Literal["own", "batch"]) -> str | None:
+def _fault(source: TrainingSource, training: Training) -> str | None:
+    """Why the source cannot be trained on, None if it can."""
     table = source.table
     without = int((_lengths(table["positives"]) == 0).sum())
     if without:
         return f"{without} of {table.num_rows} rows have no positive: ingest must drop them"
     if source.is_graded:
         return _score_fault(table["score"])
-    if source.is_in_batch:
-        return None
-    if class_negatives == "batch":
-        return _label_fault(table["label"])
-    if not _lengths(table["negatives"]).any():
-        return (
-            "no row has a negative, and this task has no in-batch ones: it needs two classes at "
-            "least and ingest.class_negatives above 0"
-        )
-    return None
+    needs_labels = not source.is_in_batch and training.class_negatives == "batch"
+    fault = _label_fault(table["label"]) if needs_labels else None
+    if fault is None and _needs_own_negatives(source, training):
+        fault = _negatives_fault(source, training)
+    return fault
 
 
 def _score_fault(scores: pa.ChunkedArray) -> str | None:
@@ -231,8 +237,41 @@ def _label_fault(labels: pa.ChunkedArray) -> str | None:
     )
 
 
+def _needs_own_negatives(source: TrainingSource, training: Training) -> bool:
+    """Whether a row learns from its own hard negatives alone."""
+    if source.is_graded or training.teacher is not None:
+        return False
+    if not source.is_in_batch and training.class_negatives == "own":
+        return True
+    softmaxes = training.softmaxes or PRESETS[training.loss].loss.softmaxes
+    return {term for softmax in softmaxes for term in softmax} <= set(EXPLICIT_TERMS)
+
+
+def _negatives_fault(source: TrainingSource, training: Training) -> str | None:
+    """Rows that have nothing but their own hard negatives must have some."""
+    if training.hard_negatives == 0:
+        return (
+            "hard_negatives is 0, and there are no in-batch negatives here "
+            f"(loss {training.loss}): nothing would be learnt; raise hard_negatives, "
+            "or remove the source from the stage"
+        )
+    if not _lengths(source.table["negatives"]).any():
+        return f"no row has a negative, and there are no in-batch ones: {_remedy(source)}"
+    return None
+
+
+def _remedy(source: TrainingSource) -> str:
+    if source.is_in_batch:
+        return (
+            "name it under mine.sources, map the field `negative`, "
+            "or choose a loss with in-batch negatives"
+        )
+    return "it needs two classes at least and ingest.class_negatives above 0"
+
+
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
-    return lists.combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    parts = [chunk.value_lengths().fill_null(0) for chunk in lists.chunks]
+    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts])
 
 
 def _key(params: Params, stage: ContrastiveStage, precision: Precision) -> str:

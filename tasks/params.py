@@ -27,6 +27,8 @@ from tasks.sections.training import (
 )
 
 PARAMS_FILE = Path("params.yaml")
+SYNTHETIC = "synthetic"
+"""Source of what the stage synthesize writes: queries, so its task is retrieval."""
 MODELS = ("backbone/model", "prune/model", "pretrain/model", "finetune/model")
 """Model folders below artifacts in the order of their stages."""
 FIRST_MODELS = {"pretrain": 2, "finetune": 3, "multitask": 4}
@@ -61,22 +63,61 @@ class Params(Section):
     store: Store
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
-        known = {*self.ingest.sources, "synthetic"}
-        used = {
-            "pretrain.sources": set(self.pretrain.sources),
-            "finetune.sources": set(self.finetune.sources),
-            "mine.sources": set(self.mine.sources),
-            **{
-                f"multitask.variants.{name}.sources": set(variant.sources)
-                for name, variant in self.multitask.variants.items()
-            },
+    def _prefixes_fit(self) -> Self:
+        if self.backbone.scratch is None:
+            return self
+        size = self.backbone.scratch.hidden_size
+        stages = {
+            "pretrain": self.pretrain.training,
+            "finetune": self.finetune.training,
+            "multitask": self.multitask.training,
         }
-        for where, names in used.items():
+        for stage, training in stages.items():
+            long = [dim for dim in training.matryoshka_dims if dim > size]
+            if long:
+                raise ValueError(
+                    f"{stage}.training.matryoshka_dims {long} exceed "
+                    f"backbone.scratch.hidden_size {size}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Self:
+        known = {*self.ingest.sources, SYNTHETIC}
+        for where, names in self._used_sources().items():
             if names - known:
                 raise ValueError(
                     f"{where} names {sorted(names - known)}; known are {sorted(known)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _every_task_has_its_instruction(self) -> Self:
+        # unused sources too: their development rows are what merge chooses by
+        tasks = {name: source.task for name, source in self.ingest.sources.items()}
+        if any(SYNTHETIC in names for names in self._used_sources().values()):
+            tasks[SYNTHETIC] = "retrieval"
+        known = {"documents", *self.prompts.tasks}
+        without = {name: task for name, task in tasks.items() if task not in known}
+        if without:
+            raise ValueError(
+                f"prompts.tasks has no {sorted(set(without.values()))}, the tasks of sources "
+                f"{sorted(without)}: give an instruction, or an empty one for bare texts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _merge_can_choose(self) -> Self:
+        if self.merge.method == "best" and not self.ingest.has_examples:
+            raise ValueError(
+                "merge.method best chooses by development examples, which sources of task "
+                "documents alone do not give: set it to uniform_soup or self_positioning, or "
+                "declare a source of examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rungs_exist(self) -> Self:
         rungs = set(self.evaluate.checkpoints)
         wanted = {self.gate.candidate, *self.gate.must_beat, self.report.before, self.report.after}
         if wanted - rungs:
@@ -107,6 +148,17 @@ class Params(Section):
                     )
         return self
 
+    def _used_sources(self) -> dict[str, set[str]]:
+        return {
+            "pretrain.sources": set(self.pretrain.sources),
+            "finetune.sources": set(self.finetune.sources),
+            "mine.sources": set(self.mine.sources),
+            **{
+                f"multitask.variants.{name}.sources": set(variant.sources)
+                for name, variant in self.multitask.variants.items()
+            },
+        }
+
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check the whole file.
@@ -119,7 +171,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(
-            f"{path} does not exist: copy one of infra/profiles/ (make profile NAME=sample)"
+            f"{path} does not exist: copy one of infra/profiles/ (make profile PROFILE=sample)"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is no valid YAML: {error}") from error

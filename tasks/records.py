@@ -7,6 +7,7 @@ of every shard, so that a truncated or foreign file is found before it is used.
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,16 +101,33 @@ def read_table(folder: Path, columns: list[str] | None = None) -> pa.Table:
         StageError: The manifest is missing or broken, a shard is missing or altered, or a column
             does not exist.
     """
+    return pa.concat_tables(read_shards(folder, columns))
+
+
+def read_shards(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read a table folder back shard by shard, one in memory at a time.
+
+    Args:
+        folder: A folder of `write_table`.
+        columns: Columns to read; None reads all.
+
+    Raises:
+        StageError: As `read_table`; what concerns a shard, or the number of rows, when it is
+            reached.
+    """
     manifest = read_json(folder / MANIFEST)
     try:
         shards = [(folder / shard["name"], shard["sha256"]) for shard in manifest["shards"]]
-        rows = int(manifest["rows"])
+        expected = int(manifest["rows"])
     except (KeyError, TypeError, ValueError) as error:
         raise StageError(f"{folder / MANIFEST} is no manifest: run its stage again") from error
-    table = pa.concat_tables(_read_shard(path, sha256, columns) for path, sha256 in shards)
-    if table.num_rows != rows:
-        raise StageError(f"{folder} holds {table.num_rows} rows, its manifest says {rows}")
-    return table
+    rows = 0
+    for path, sha256 in shards:
+        table = _read_shard(path, sha256, columns)
+        rows += table.num_rows
+        yield table
+    if rows != expected:
+        raise StageError(f"{folder} holds {rows} rows, its manifest says {expected}")
 
 
 def _read_shard(path: Path, sha256: str, columns: list[str] | None) -> pa.Table:
@@ -117,10 +135,11 @@ def _read_shard(path: Path, sha256: str, columns: list[str] | None) -> pa.Table:
         raise StageError(f"{path} is missing but listed in the manifest: run its stage again")
     if _sha256(path) != sha256:
         raise StageError(f"{path} is truncated or altered (manifest differs): run its stage again")
-    table = pq.ParquetFile(path).read()
-    unknown = sorted(set(columns or []) - set(table.column_names))
-    if unknown:
-        raise StageError(f"{path} has no columns {unknown}; found {table.column_names}")
+    with pq.ParquetFile(path) as file:
+        unknown = sorted(set(columns or []) - set(file.schema_arrow.names))
+        if unknown:
+            raise StageError(f"{path} has no columns {unknown}; found {file.schema_arrow.names}")
+        table = file.read(columns)
     return table if columns is None else table.select(columns)
 
 

@@ -233,7 +233,6 @@ class Registry:
     def _clear_abandoned(self) -> None:
         """Remove the files of old claims that never got a manifest; their numbers stay taken."""
         committed = {number for number, _ in self._committed()}
-        paths = self.storage.list(f"{self._root}/versions")
         for path in self.storage.list(f"{self._root}/claims"):
             number = int(path.rpartition("/v")[2])
             claim = json.loads(self.storage.read_bytes(path))
@@ -241,11 +240,8 @@ class Registry:
             if number in committed or claim["token"] is None or age < ABANDONED_AFTER:
                 continue
             self.storage.write_bytes(path, _to_json({**claim, "token": None}))
-            prefix = f"{self._root}/versions/v{number:04d}-"
-            leftovers = [each for each in paths if each.startswith(prefix)]
-            for each in leftovers:
-                self.storage.delete(each)
-            logger.info("removed %d files of the unfinished v%04d", len(leftovers), number)
+            removed = self.storage.delete_starting(f"{self._root}/versions/v{number:04d}-")
+            logger.info("removed %d files of the unfinished v%04d", removed, number)
 
     def _sha256(self, path: str) -> str:
         address = f"{self.storage.url.rstrip('/')}/{path}"

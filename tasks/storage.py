@@ -7,6 +7,7 @@ of an S3 service other than AWS from store.endpoint_url.
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from tasks.stage import StageError, atomic_folder
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 ATTEMPTS = 3
+PARTIAL = ".partial-"
+STALE_AFTER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Storage:
             _, full = self._locate(prefix)
             found = filesystem.find(full)
             paths = [PurePosixPath(path).relative_to(root) for path in found]
-            return sorted(str(path) for path in paths if not path.name.startswith(".partial-"))
+            return sorted(str(path) for path in paths if not path.name.startswith(PARTIAL))
 
     def upload_folder(self, local: Path, prefix: str) -> None:
         """Store every file of `local` below `prefix`, file by file in the order of their names.
@@ -127,6 +130,23 @@ class Storage:
             filesystem, full = self._locate(prefix)
             if filesystem.exists(full):
                 filesystem.rm(full, recursive=True)
+
+    def delete_starting(self, start: str) -> int:
+        """Remove all whose path starts with `start`, beginnings of uploads that died included.
+
+        Returns:
+            How many files there were.
+        """
+        folder = str(PurePosixPath(start).parent)
+        with self._errors_explained(start):
+            filesystem, above = self._locate(folder)
+            _, full = self._locate(start)
+            entries = filesystem.ls(above, detail=False) if filesystem.exists(above) else []
+            found = [entry for entry in entries if str(entry).startswith(full)]
+            count = sum(len(filesystem.find(entry)) for entry in found)
+            for entry in found:
+                filesystem.rm(entry, recursive=True)
+            return count
 
     def _locate(self, path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         filesystem, root = open_filesystem(self.url, self.endpoint_url)
@@ -213,9 +233,16 @@ def _checked(path: str) -> PurePosixPath:
 
 @contextlib.contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """Yield a name beside `target` that is gone at the end unless it was renamed."""
+    """Yield a name beside `target` that is gone at the end unless it was renamed.
+
+    Such names of processes that were killed go after a day: no upload of one file lasts as long.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".partial-{uuid.uuid4().hex}"
+    for stale in target.parent.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - stale.stat().st_mtime > STALE_AFTER_S:
+                stale.unlink()
+    partial = target.parent / f"{PARTIAL}{uuid.uuid4().hex}"
     try:
         yield partial
     finally:

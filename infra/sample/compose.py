@@ -7,8 +7,8 @@ from infra.sample.grammar import polish
 from infra.sample.render import render
 from infra.sample.tables import Relation, Row, Table
 
-_LINKS = ("Кроме того, ", "Известно также, что ", "К тому же ", "Интересно, что ")
-_COMPARISONS = ("Для сравнения: ", "Другой пример: ", "Напомним и другое: ")
+LINKS = ("Кроме того, ", "Известно также, что ", "К тому же ", "Интересно, что ")
+COMPARISONS = ("Для сравнения: ", "Другой пример: ", "Напомним и другое: ")
 
 
 _THIS_SHARE = 0.75
@@ -124,37 +124,44 @@ class Composer:
 
     def passage(self, facts: list[Fact]) -> list[str]:
         """Sentences about one entity: the first names it, the others mostly say "this river"."""
+        links: list[str] = self.rng.sample(LINKS, len(LINKS))
         sentences: list[str] = []
         for index, fact in enumerate(facts):
             if index == 0:
                 sentences.append(self.say(fact))
                 continue
             reference = "this" if self.chance(_THIS_SHARE) else "name"
-            sentences.append(self._link(self.say(fact, reference=reference)))
+            sentences.append(self._link(self.say(fact, reference=reference), links))
         return sentences
 
-    def _link(self, sentence: str) -> str:
-        """Put a linking phrase before some of the sentences that begin with "This"."""
-        if not sentence.startswith(("Эта ", "Этот ", "Это ", "Эти ")) or not self.chance(
-            _LINK_SHARE
-        ):
+    def _link(self, sentence: str, links: list[str]) -> str:
+        """Put a phrase of `links` before some sentences that begin with "This", and use it up."""
+        begins = sentence.startswith(("Эта ", "Этот ", "Это ", "Эти "))
+        if not (begins and links and self.chance(_LINK_SHARE)):
             return sentence
-        return polish(self.rng.choice(_LINKS) + sentence[:1].lower() + sentence[1:])
+        return polish(links.pop() + sentence[:1].lower() + sentence[1:])
 
-    def comparison(self, fact: Fact, others: list[Fact]) -> str | None:
-        """A sentence about the same relation of another entity, or None if there is none."""
-        pool = [
-            o
-            for o in others
-            if o.relation.column == fact.relation.column and o.row.key != fact.row.key
-        ]
-        if not pool:
-            return None
-        other = self.rng.choice(pool)
-        sentence = self.say(other, reference="name")
-        first = sentence.split(" ")[0]
-        lowered = sentence if _is_name(other.row, first) else sentence[:1].lower() + sentence[1:]
-        return self.rng.choice(_COMPARISONS) + lowered
+    def comparisons(self, facts: list[Fact], others: list[Fact], most: int) -> list[str]:
+        """Sentences about the same relations of other entities, each with an opener of its own.
+
+        Args:
+            facts: Facts of one entity; they say which relations to compare.
+            others: Facts of the whole table.
+            most: Sentences wanted; there are fewer when facts or openers run out.
+
+        Returns:
+            Up to `most` sentences.
+        """
+        columns = {fact.relation.column for fact in facts}
+        pool = [o for o in others if o.relation.column in columns and o.row.key != facts[0].row.key]
+        openers = self.rng.sample(COMPARISONS, min(most, len(pool), len(COMPARISONS)))
+        chosen = self.rng.sample(pool, len(openers))
+        return [opener + self._compared(fact) for opener, fact in zip(openers, chosen, strict=True)]
+
+    def _compared(self, fact: Fact) -> str:
+        sentence = self.say(fact, reference="name")
+        named = _is_name(fact.row, sentence.split(" ")[0])
+        return sentence if named else sentence[:1].lower() + sentence[1:]
 
 
 def _is_name(row: Row, word: str) -> bool:

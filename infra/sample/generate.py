@@ -65,7 +65,7 @@ def train_files(split: Split, seed: int = SEED) -> dict[str, Records]:
         "nli.jsonl": pairs.nli(2600),
         "topics.csv": writer.topics(per_topic=190),
         "intents.jsonl": intents,
-        "clusters.parquet": writer.clusters(per_cluster=90, smallest=40),
+        "clusters.parquet": writer.clusters(per_cluster=90, smallest=38),
     }
     return {name: _clean(records, split.test_matcher) for name, records in files.items()}
 

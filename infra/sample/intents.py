@@ -1,63 +1,42 @@
 """User requests to a reference assistant, with their intents (intents.txt).
 
 A section head is `[intent] table/column ...`: the entities that have those facts fill `{S}`;
-`{O}` is another entity of the same table.
+`{O}` is another entity of the same table. A line is a question (`?`), an order (`!`) or anything
+else people type (`.`); the kind decides which polite words fit.
 """
 
 import random
+from collections import Counter
 
 from infra.sample.grammar import polish
 from infra.sample.render import render
 from infra.sample.tables import ROOT, Row, Table
 
-_OPENINGS = (
-    "{}",
-    "{}",
-    "слушай, {}",
-    "{}, срочно нужно",
-    "привет, {}",
-    "{}, это для школы",
-    "так, {}",
-    "ещё одно: {}",
-)
-_ASKING = (
-    *_OPENINGS,
-    "подскажи, {}",
-    "скажи, {}",
-    "вопрос такой: {}",
-    "хочу узнать, {}",
-    "не подскажешь, {}",
-)
-_TELLING = (*_OPENINGS, "{}, пожалуйста", "пожалуйста, {}")
+_SAYING = ("{}.", "{}.", "слушай, {}.", "привет, {}.", "так, {}.", "ещё одно: {}.")
+_MANNERS = {
+    "?": (
+        *(manner.replace(".", "?") for manner in _SAYING),
+        "подскажи, {}?",
+        "скажи, {}?",
+        "не подскажешь, {}?",
+        "вопрос такой: {}?",
+        "хочу узнать, {}.",
+        "{}? Это для школы.",
+        "{}? Срочно нужно.",
+    ),
+    "!": (
+        *_SAYING,
+        "{}!",
+        "{}, пожалуйста.",
+        "пожалуйста, {}.",
+        "{}, это для школы.",
+        "{}, срочно нужно.",
+    ),
+    ".": _SAYING,
+}
 _CAPITAL_SHARE = 0.6
-_ENDINGS = ("", "", ".", "!", "?")
-_QUESTION_WORDS = (
-    "когда",
-    "где",
-    "кто",
-    "что",
-    "чем",
-    "как",
-    "какой",
-    "какого",
-    "какую",
-    "какие",
-    "сколько",
-    "в каком",
-    "на каком",
-    "в какой",
-    "в чём",
-    "о чём",
-    "чьих",
-    "кому",
-    "кого",
-    "кем",
-    "куда",
-    "насколько",
-    "правда",
-    "можно",
-    "во сколько",
-)
+_BARE_SHARE = 0.4
+"""Requests typed without the mark at the end."""
 
 Section = tuple[str, list[tuple[str, str]], list[str]]
 
@@ -87,7 +66,7 @@ def _request(template: str, row: Row, other: Row) -> str:
     for case in "ngdaip":
         template = template.replace(f"{{O:{case}}}", other.noun.case(case))
     core = render(template.replace("{O}", other.noun.text), row)
-    return core if core[:1] == row.noun.text[:1] else core[:1].lower() + core[1:]
+    return core if core.startswith(row.noun.text) else core[:1].lower() + core[1:]
 
 
 def write_intents(
@@ -98,33 +77,32 @@ def write_intents(
     Args:
         tables: Entities that may be named.
         rng: Chooses template, entity and manner.
-        per_intent: Requests of each intent, before duplicates are dropped.
-        held_out: Use the last template of each intent too, which training never sees.
+        per_intent: Requests of each intent, before duplicates are dropped; its sections share them.
+        held_out: Use the last template of each section too, which training never sees.
 
     Returns:
         Records with `text` and `intent`.
     """
     records: list[dict[str, str]] = []
-    for intent, sources, templates in load_intents():
+    loaded = load_intents()
+    sections = Counter(intent for intent, _, _ in loaded)
+    for intent, sources, templates in loaded:
         pools = _rows(tables, sources)
         usable = templates if held_out else templates[:-1]
-        for index in range(per_intent):
+        for index in range(per_intent // sections[intent]):
             pool = rng.choice(pools)
             row = rng.choice(pool)
             other = rng.choice([r for r in pool if r.key != row.key] or pool)
-            core = _request(usable[index % len(usable)], row, other)
-            records.append({"text": _dress(core, rng), "intent": intent})
+            kind, template = usable[index % len(usable)].split(" ", 1)
+            core = _request(template, row, other)
+            records.append(
+                {"text": _dress(core, rng.choice(_MANNERS[kind]), rng), "intent": intent}
+            )
     return records
 
 
-def _dress(core: str, rng: random.Random) -> str:
-    asks = core.startswith(_QUESTION_WORDS)
-    text = rng.choice(_ASKING if asks else _TELLING).format(core)
-    if rng.random() < _CAPITAL_SHARE:
-        text = polish(text)
-    ending = rng.choice(_ENDINGS)
-    if ending == "?" and not asks:
-        ending = "."
-    if ending in {".", "!"} and asks:
-        ending = "?"
-    return text + ending
+def _dress(core: str, manner: str, rng: random.Random) -> str:
+    text = manner.format(core)
+    if rng.random() < _BARE_SHARE:
+        text = text[:-1]
+    return polish(text) if rng.random() < _CAPITAL_SHARE else text

@@ -24,6 +24,12 @@ def common_stems(first: str, second: str) -> int:
     return len(stems(first) & stems(second))
 
 
+def may_agree(first: str, second: str) -> bool:
+    """Whether one value is the other in fewer words: "Африка" does not deny "Восточная Африка"."""
+    ours, theirs = set(first.lower().split()), set(second.lower().split())
+    return ours <= theirs or theirs <= ours
+
+
 class PairWriter:
     """Writes sentence pairs; the same code serves training and the benchmark."""
 
@@ -58,8 +64,9 @@ class PairWriter:
             self._values.setdefault((fact.key[0], fact.key[2]), []).append(fact.value)
 
     def wrong_value(self, fact: Fact) -> str | None:
-        """Another value of the same relation, or None if there is none."""
-        values = sorted(set(self._values[fact.key[0], fact.key[2]]) - {fact.value})
+        """A value of the same relation that denies the fact's own, or None if there is none."""
+        known = set(self._values[fact.key[0], fact.key[2]])
+        values = sorted(value for value in known if not may_agree(value, fact.value))
         return self._rng.choice(values) if values else None
 
     def two_wordings(self, fact: Fact) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 A template file starts with `key=value` lines, then one section `[column|label]` per relation.
 A line is a statement (`.`), a question (`?`), a reverse question (`<`) or a title (`!`).
-`~` after the column: a wrong value does not contradict. `!` after the column or the dot:
+`~` after the column: a wrong value need not contradict. `!` after the column or the dot:
 the subject is always named, never "this river".
 """
 
@@ -22,6 +22,8 @@ DOMAINS = (
     "technology",
 )
 _ANIMATE = frozenset({"animals", "writers", "rulers"})
+_DECLINED_AFTER_KIND = frozenset({"rivers"})
+"""Tables whose names follow the case of the kind: "реки Волги", but "озера Байкал"."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,6 @@ def _phrase(text: str, forms: dict[str, Noun], animate: bool = False) -> Noun:
 
 def _kind(meta: dict[str, str], cells: dict[str, str], forms: dict[str, Noun]) -> Noun:
     spec = meta["kind"]
-    if cells.get("_g") == "f" and "kind_f" in meta:
-        spec = meta["kind_f"]
     text = cells[spec[1:]] if spec.startswith("@") else spec
     return _phrase(text, forms, meta["mode"] == "person")
 
@@ -167,15 +167,15 @@ def load_table(name: str, forms: dict[str, Noun]) -> Table:
         noun, kind = _noun(name, meta, cells, forms), _kind(meta, cells, forms)
         mode = meta["mode"]
         if mode == "kind":
-            noun = _apposition(
-                kind, cells["name"] if "_kind" not in cells else f"«{cells['name']}»"
-            )
+            name_text = cells["name"] if "_kind" not in cells else f"«{cells['name']}»"
+            noun = _apposition(kind, (name_text,) * 6)
         rows.append(Row(name, cells["name"], cells, noun, kind, mode))
     return Table(name, meta, relations, tuple(rows))
 
 
-def _apposition(kind: Noun, name: str) -> Noun:
-    return Noun(tuple(f"{form} {name}" for form in kind.forms), kind.gender)
+def _apposition(kind: Noun, names: tuple[str, ...]) -> Noun:
+    pairs = zip(kind.forms, names, strict=True)
+    return Noun(tuple(f"{form} {name}" for form, name in pairs), kind.gender)
 
 
 def subject(row: Row, reference: str) -> Noun:
@@ -191,7 +191,8 @@ def subject(row: Row, reference: str) -> Noun:
     if reference == "this":
         return _demonstrative(row.kind)
     if reference == "kind" and row.mode == "both" and " " not in row.name:
-        return _apposition(row.kind, row.name)
+        declined = row.table in _DECLINED_AFTER_KIND
+        return _apposition(row.kind, row.noun.forms if declined else (row.name,) * 6)
     return row.noun
 
 

@@ -10,7 +10,6 @@ Record = dict[str, str]
 
 DOCUMENT_SENTENCES = (3, 8)
 """Fewest and most sentences of a document."""
-_COMPARISON_TRIES = 8
 _GENERAL_TITLES = (
     "{S}: {labels}",
     "Что нужно знать: {S}",
@@ -44,13 +43,7 @@ class TrainWriter:
         composer.rng.shuffle(chosen)
         sentences = composer.passage(chosen[: DOCUMENT_SENTENCES[1]])
         wanted = max(DOCUMENT_SENTENCES[0], len(sentences) + composer.rng.randint(0, 1))
-        tries = 0
-        while len(sentences) < wanted and tries < _COMPARISON_TRIES:
-            tries += 1
-            extra = composer.comparison(composer.rng.choice(facts), siblings)
-            if extra and extra not in sentences:
-                sentences.append(extra)
-        return sentences
+        return sentences + composer.comparisons(facts, siblings, wanted - len(sentences))
 
     def _named_title(self, composer: Composer, row: Row, facts: list[Fact]) -> str:
         if composer.chance(0.5):

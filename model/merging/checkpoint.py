@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.writing import writing
+
 TensorSource = Callable[[str], Tensor]
 """Gives the tensor of a name; called once per name, so that one tensor exists at a time."""
 
@@ -129,7 +131,9 @@ def _overwrite(path: Path, subfolder: Path, merged: TensorSource) -> None:
                     "the template is no model of this architecture"
                 )
             file.seek(8 + header_bytes + start)
-            file.write(data.data)
+            with writing(path):
+                file.write(data.data)
+                file.flush()
 
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -5,7 +5,6 @@ Shape letters: B = queries, M = texts of a batch, D = embedding size, R = probe 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from model.encoder import Encoder
 from model.export import LATENT_FOLDER
 from model.precision import Precision, decoder_autocast
 from model.tokenization import token_budget_batches
-from model.training.batches import TokenizedSource
+from model.training.batches import SourceReader
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import objective_of
 from model.training.settings import LossSettings, TrainingSource
@@ -50,15 +49,13 @@ class Probe:
         encoder: Encoder,
         sources: Sequence[TrainingSource],
         settings: ProbeSettings,
-        folder: Path,
     ) -> None:
-        """Draw and tokenise the probe rows; graded sources have no InfoNCE and are left out.
+        """Draw the probe rows; graded sources have no InfoNCE and are left out.
 
         Args:
             encoder: Scored as it stands at each call; switched to evaluation mode.
             sources: Training examples.
             settings: The numbers.
-            folder: For the token files.
 
         Raises:
             ValueError: No source is left.
@@ -77,8 +74,8 @@ class Probe:
             for number, source in enumerate(ungraded)
         ]
         self._sources = [
-            TokenizedSource(source, rows, encoder, settings.max_length_tokens, folder)
-            for source, rows in zip(ungraded, self._rows, strict=True)
+            SourceReader(source, encoder.tokenizer, settings.max_length_tokens)
+            for source in ungraded
         ]
 
     def _rng(self, *key: int) -> np.random.Generator:

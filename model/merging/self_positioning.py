@@ -93,16 +93,12 @@ def search_position(
     Raises:
         ValueError: A task vector is zero, names differ, or the loss is not finite.
     """
-    missing = sorted(set(vectors.names) ^ set(parameters))
-    if missing:
-        raise ValueError(
-            f"tensors of the folders and parameters of the model differ: {missing[:3]}"
-        )
+    _require_same_names(parameters, vectors)
     gram_NN = vectors.gram()
     raw = torch.full((len(gram_NN) + 1,), RAW_ONE, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=learning_rate)
     losses: list[float] = []
-    started = shown = time.monotonic()
+    progress = _Progress(steps)
     for step in range(steps):
         coefficient_N, length = _place(gram_NN, raw)
         _overwrite(parameters, vectors, coefficient_N.tolist())
@@ -113,13 +109,34 @@ def search_position(
         optimizer.zero_grad()
         (coefficient_N @ slope_N + size_penalty * length).backward()
         optimizer.step()
-        if time.monotonic() - shown > LOG_EVERY_S or step + 1 == steps:
-            shown = time.monotonic()
-            left = (shown - started) / (step + 1) * (steps - step - 1)
-            logger.info("step %d/%d loss %.4f nats, %.0f s left", step + 1, steps, losses[-1], left)
+        progress.tell(step + 1, losses[-1])
     coefficient_N, length = _place(gram_NN, raw.detach())
     weight_N = F.softplus(raw.detach()[:-1]) + SMALLEST
     return Position(weight_N.tolist(), float(length), coefficient_N.tolist(), losses)
+
+
+class _Progress:
+    """Logs a step every few seconds, and the last one, with the time that is left."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._started = self._shown = time.monotonic()
+
+    def tell(self, done: int, loss: float) -> None:
+        now = time.monotonic()
+        if now - self._shown <= LOG_EVERY_S and done < self._steps:
+            return
+        self._shown = now
+        left_s = (now - self._started) / done * (self._steps - done)
+        logger.info("step %d/%d loss %.4f nats, %.0f s left", done, self._steps, loss, left_s)
+
+
+def _require_same_names(parameters: dict[str, nn.Parameter], vectors: TaskVectors) -> None:
+    differing = sorted(set(vectors.names) ^ set(parameters))
+    if differing:
+        raise ValueError(
+            f"tensors of the folders and parameters of the model differ: {differing[:3]}"
+        )
 
 
 def _place(gram_NN: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:

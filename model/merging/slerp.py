@@ -1,4 +1,7 @@
-"""Spherical interpolation of two vectors, of two models' weights, and of two task vectors."""
+"""Spherical interpolation of two vectors, of two models' weights, and of two task vectors.
+
+Shape letters: N = vectors.
+"""
 
 import math
 

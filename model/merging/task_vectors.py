@@ -3,7 +3,7 @@
 All that a merge on a sphere needs globally are their dot products; the rest is a weighted sum,
 formed tensor by tensor.
 
-Shape letters: N = task vectors.
+Shape letters: N = task vectors, C = numbers of a tensor, or of a chunk of it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

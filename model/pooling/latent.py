@@ -6,7 +6,8 @@ differs from the text of the paper: normalised inputs, residuals and a gated fee
 This file is copied into each published folder whose pooling is `latent` and needs torch and
 safetensors alone; sentence-transformers imports it from there.
 
-Shape letters: B = texts, T = tokens, D = hidden size, R = latents, H = heads, K = head size.
+Shape letters: B = texts, T = tokens, D = hidden size, R = latents, H = heads, K = head size,
+I = H x K, W = width of the feed-forward layer.
 """
 
 import json

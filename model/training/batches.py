@@ -1,25 +1,41 @@
 """Batches: tokens, text hashes and grades of the rows that a step trains on.
 
-Shape letters: B = queries, N = documents (B positives, then hard negatives), R = rows of a source.
+A step has one part or several; a part is scored for itself.
+
+Shape letters: B = queries, N = documents (B positives, then hard negatives).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
 
 from model.encoder import Encoder
 from model.losses.masks import BatchTexts, text_hashes
-from model.tokenization import TokenizedText
+from model.tokenization import TokenizedText, tokenize
+from model.training.ahead import Ahead
+from model.training.composition import composition_of
+from model.training.groups import group_rows
+from model.training.mapped import RowReader, table_digest
 from model.training.order import SourceOrder
 from model.training.settings import TrainingSource, TrainSettings
-from model.training.texts import TokenPool, tokenize_pool
+from model.training.team import Team
+
+STEPS_AHEAD = 4
+"""Steps that are prepared while the device trains."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimiser step needs."""
+    """Rows that are scored together: all of a step, or a part of it."""
 
     row_ids: list[str]
     """Ids of the rows, for the message when the step fails."""
@@ -28,6 +44,8 @@ class Batch:
     texts: BatchTexts
     scores: np.ndarray | None
     """(B,) grades, for graded tasks only."""
+    is_in_batch: bool
+    """Whether documents of other rows are safe negatives."""
     teacher_scores: np.ndarray
     """(N,) float32; a teacher's score of each document for its owner's query, NaN if unknown."""
     plain_texts: list[tuple[str, str]]
@@ -40,139 +58,118 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Ragged:
-    """Lists of numbers, one per row, in one flat array."""
+class Step:
+    """What one optimiser step needs."""
 
-    values: np.ndarray
+    source: str
+    """Name of the one source, or of the way several were composed."""
+    parts: list[Batch]
+
+    @cached_property
+    def items(self) -> list[TokenizedText]:
+        """Tokens of all texts, part after part."""
+        return [item for part in self.parts for item in part.items]
+
+    @property
+    def row_ids(self) -> list[str]:
+        """Ids of all rows."""
+        return [row for part in self.parts for row in part.row_ids]
+
+    @property
+    def num_queries(self) -> int:
+        """Queries of the step."""
+        return sum(part.num_queries for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A list of strings per row, in one flat array."""
+
+    texts: list[str]
     starts: np.ndarray
 
-    def of(self, row: int) -> np.ndarray:
-        """Numbers of this row."""
-        return self.values[self.starts[row] : self.starts[row + 1]]
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Ragged":
+        """The lists of a column; null is an empty list."""
+        lists = column.combine_chunks()
+        starts = np.concatenate([[0], np.cumsum(_lengths(lists), dtype=np.int64)]).astype(np.int64)
+        return cls(lists.flatten().to_pylist(), starts)
 
-    def pick(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Place in `values` of one random number of each of these rows."""
-        start, end = self.starts[rows], self.starts[rows + 1]
+    def pick(self, rng: np.random.Generator) -> np.ndarray:
+        """Place in `texts` of one random string of each row, (B,)."""
+        start, end = self.starts[:-1], self.starts[1:]
         return start + rng.integers(0, end - start)
 
     def draw(self, row: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """Places in `values` of `wanted` random numbers of this row, or of all it has."""
-        start, end = self.starts[row], self.starts[row + 1]
-        return start + rng.permutation(end - start)[:wanted] if end > start else np.arange(0)
+        """Places in `texts` of at most `wanted` random strings of a row, each once."""
+        places = np.arange(self.starts[row], self.starts[row + 1])
+        return rng.permutation(places)[:wanted] if len(places) else places
 
 
-def group_rows(table: pa.Table) -> np.ndarray:
-    """Number of each row's first positive, (R,): rows of one number share that text."""
-    _, positives, _ = _documents(table)
-    return positives.values[positives.starts[:-1]]
-
-
-class _Side:
-    """Positives or negatives of all rows, one after the other, with a teacher's scores of them."""
-
-    def __init__(self, table: pa.Table, name: str, starts: np.ndarray) -> None:
-        self.texts: pa.Array = table[name].combine_chunks().flatten()
-        self.scores = _teacher_scores(table, name, np.diff(starts))
-
-
-class TokenizedSource:
-    """The rows of one source that a training visits, tokenised once."""
+class SourceReader:
+    """The rows of one source as batches: read, drawn and tokenised when they are asked for."""
 
     def __init__(
-        self,
-        source: TrainingSource,
-        rows: np.ndarray,
-        encoder: Encoder,
-        max_length: int,
-        folder: Path,
+        self, source: TrainingSource, tokenizer: PreTrainedTokenizerFast, max_length_tokens: int
     ) -> None:
-        """Tokenise the given sorted row numbers of `source` into files below `folder`."""
+        """Open the table; `tokenizer` must be used by no other thread."""
         self.source = source
-        self._row_numbers = rows
-        self._table = source.table.take(pa.array(rows)).combine_chunks()
-        queries = self._table["query"].combine_chunks().dictionary_encode()
-        documents, self._positives, self._negatives = _documents(self._table)
-        self._sides = [
-            _Side(self._table, "positives", self._positives.starts),
-            _Side(self._table, "negatives", self._negatives.starts),
-        ]
-        self._query_of_row = queries.indices.to_numpy(zero_copy_only=False)
-        self._queries = self._pool(encoder, queries.dictionary, "queries", max_length, folder)
-        self._documents = self._pool(encoder, documents, "documents", max_length, folder)
-
-    def _pool(
-        self, encoder: Encoder, texts: pa.Array, side: str, max_length: int, folder: Path
-    ) -> TokenPool:
-        prompt = self.source.prompt if side == "queries" else self.source.document_prompt
-        return tokenize_pool(
-            encoder,
-            texts,
-            prompt=prompt,
-            max_length_tokens=max_length,
-            file=folder / f"{self.source.name}.{side}.int32",
-        )
+        self._rows = RowReader(source.table)
+        self._tokenizer = tokenizer
+        self._max_length_tokens = max_length_tokens
 
     def batch(self, rows: np.ndarray, hard_negatives: int, rng: np.random.Generator) -> Batch:
         """Batch of these row numbers; which positive and which negatives is drawn from `rng`.
 
         A row with fewer than `hard_negatives` negatives gives all it has, each once.
         """
-        local_B = np.searchsorted(self._row_numbers, rows)
+        table = self._rows.take(rows)
+        queries: list[str] = table["query"].to_pylist()
+        positives, negatives = Ragged.of(table["positives"]), Ragged.of(table["negatives"])
         wanted = 0 if self.source.is_graded else hard_negatives
-        positive_B = self._positives.pick(local_B, rng)
-        drawn = [self._negatives.draw(row, wanted, rng) for row in local_B]
-        owners = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in drawn])
-        places = (positive_B, np.concatenate(drawn))
-        ragged = (self._positives, self._negatives)
-        document_N = np.concatenate([r.values[p] for r, p in zip(ragged, places, strict=True)])
-        query_B = self._query_of_row[local_B]
-        known = [self._positives.of(row) for row in local_B]
-        query_hash_B = self._queries.hashes[query_B]
+        positive_B = positives.pick(rng)
+        drawn = [negatives.draw(row, wanted, rng) for row in range(len(rows))]
+        negative_X = np.concatenate(drawn)
+        chosen = [positives.texts[place] for place in positive_B]
+        against = [negatives.texts[place] for place in negative_X]
+        query_B, known_P = text_hashes(queries), text_hashes(positives.texts)
+        owners = np.repeat(np.arange(len(rows)), [len(places) for places in drawn])
+        texts = queries + chosen + against
+        prompts = [self.source.prompt] * len(queries)
+        prompts += [self.source.document_prompt] * (len(texts) - len(queries))
         return Batch(
-            row_ids=self._table["id"].take(pa.array(local_B)).to_pylist(),
-            items=self._queries.take(query_B) + self._documents.take(document_N),
+            row_ids=table["id"].to_pylist(),
+            items=tokenize(self._tokenizer, texts, prompts, self._max_length_tokens),
             texts=BatchTexts(
-                queries=query_hash_B,
-                documents=self._documents.hashes[document_N],
+                queries=query_B,
+                documents=np.concatenate([known_P[positive_B], text_hashes(against)]),
                 owners=np.concatenate([np.arange(len(rows)), owners]),
-                known_queries=np.repeat(query_hash_B, [len(texts) for texts in known]),
-                known_positives=self._documents.hashes[np.concatenate(known)],
-                classes=self._classes(local_B),
+                known_queries=np.repeat(query_B, np.diff(positives.starts)),
+                known_positives=known_P,
+                classes=self._classes(table),
             ),
-            scores=self._scores(local_B) if self.source.is_graded else None,
+            scores=_scores(table) if self.source.is_graded else None,
+            is_in_batch=self.source.is_in_batch,
             teacher_scores=np.concatenate(
-                [side.scores[place] for side, place in zip(self._sides, places, strict=True)]
+                [
+                    _teacher_scores(table, "positives")[positive_B],
+                    _teacher_scores(table, "negatives")[negative_X],
+                ]
             ),
-            plain_texts=self._plain_texts(local_B, places),
+            plain_texts=list(zip(prompts, texts, strict=True)),
         )
 
-    def _classes(self, local_B: np.ndarray) -> np.ndarray | None:
-        """Numbers that are equal where source and label are."""
-        is_labelled = not (self.source.is_in_batch or self.source.is_graded)
-        if not is_labelled or "label" not in self._table.column_names:
+    def _classes(self, table: pa.Table) -> np.ndarray | None:
+        """Numbers that are equal where source and label are; rows without a label are one class."""
+        if self.source.is_in_batch or self.source.is_graded:
             return None
-        labels = self._table["label"].take(pa.array(local_B)).to_pylist()
+        is_labelled = "label" in table.column_names
+        labels = table["label"].to_pylist() if is_labelled else [None] * table.num_rows
         return text_hashes(f"{self.source.name}: {label}" for label in labels)
-
-    def _plain_texts(
-        self, local_B: np.ndarray, places: tuple[np.ndarray, np.ndarray]
-    ) -> list[tuple[str, str]]:
-        queries = self._table["query"].take(pa.array(local_B)).to_pylist()
-        documents = [
-            text
-            for side, place in zip(self._sides, places, strict=True)
-            for text in side.texts.take(pa.array(place)).to_pylist()
-        ]
-        return [(self.source.prompt, text) for text in queries] + [
-            (self.source.document_prompt, text) for text in documents
-        ]
-
-    def _scores(self, local_B: np.ndarray) -> np.ndarray:
-        return self._table["score"].take(pa.array(local_B)).to_numpy().astype(np.float32)
 
 
 class BatchPlan:
-    """All batches of a training: step in, batch out, whatever was asked before."""
+    """All steps of a training: number in, rows out, whatever was asked before."""
 
     def __init__(
         self,
@@ -182,67 +179,156 @@ class BatchPlan:
         encoder: Encoder,
         folder: Path,
     ) -> None:
-        """Tokenise what the steps will visit; `steps_of` is the source of each step."""
-        self._steps_of = steps_of
-        self._settings = settings
-        self._orders = [
-            SourceOrder(source.name, group_rows(source.table), settings.batch_size, settings.seed)
-            for source in sources
-        ]
-        self.sources = [
-            TokenizedSource(
-                source,
-                order.visited_rows(int((steps_of == number).sum())),
-                encoder,
-                settings.max_length_tokens,
-                folder,
-            )
-            for number, (source, order) in enumerate(zip(sources, self._orders, strict=True))
-        ]
+        """Find the order of the rows; `steps_of` is what `draw_steps` drew for each step.
 
-    def source_of(self, step: int) -> TrainingSource:
-        """Source of step `step`, counted from 1."""
-        return self.sources[self._steps_of[step - 1]].source
+        What does not fit the memory is kept in `folder` and found there by a resumed training.
+        """
+        self._settings = settings
+        orders = [_source_order(source, settings, folder) for source in sources]
+        self._composition = composition_of(orders, steps_of, settings)
+        # truncation is a state of the tokenizer, and the encoder's own may be used meanwhile
+        tokenizer = deepcopy(encoder.tokenizer)
+        self.sources = [
+            SourceReader(source, tokenizer, settings.max_length_tokens) for source in sources
+        ]
+        self._ahead: Ahead[Step] | None = None
+
+    @contextmanager
+    def prepared_ahead(self) -> Iterator[None]:
+        """Meanwhile a thread makes the steps that follow the one asked for; they are the same."""
+        with Ahead(self._make, self._settings.max_steps, STEPS_AHEAD) as self._ahead:
+            try:
+                yield
+            finally:
+                self._ahead = None
+
+    def step(self, step: int) -> Step:
+        """What step `step`, counted from 1, trains on."""
+        return self._make(step) if self._ahead is None else self._ahead.get(step)
 
     def batch(self, step: int) -> Batch:
-        """Batch of step `step`, counted from 1."""
-        number = int(self._steps_of[step - 1])
-        visit = int((self._steps_of[: step - 1] == number).sum())
+        """The batch of a step that has one part."""
+        [batch] = self.step(step).parts
+        return batch
+
+    def _make(self, step: int) -> Step:
         rng = np.random.default_rng([self._settings.seed, 2, step])
-        return self.sources[number].batch(
-            self._orders[number].rows_of_visit(visit), self._settings.hard_negatives, rng
-        )
+        draws = self._composition.draws(step)
+        readers = [self.sources[draw.source] for draw in draws]
+        parts = [
+            reader.batch(draw.rows, self._settings.hard_negatives, rng)
+            for reader, draw in zip(readers, draws, strict=True)
+        ]
+        if self._settings.batches == "source":
+            return Step(readers[0].source.name, parts)
+        is_mixed = self._settings.batches == "mixed"
+        return Step(self._settings.batches, mixed(parts) if is_mixed else parts)
 
 
-def _documents(table: pa.Table) -> tuple[pa.Array, Ragged, Ragged]:
-    """Distinct documents, and each row's positives and negatives as numbers into them."""
-    lists = [table[name].combine_chunks() for name in ("positives", "negatives")]
-    flat = [column.flatten() for column in lists]
-    encoded = pa.concat_arrays(flat).dictionary_encode()
-    numbers = encoded.indices.to_numpy(zero_copy_only=False)
-    parts = np.split(numbers, [len(flat[0])])
-    ragged = [Ragged(part, _starts(column)) for part, column in zip(parts, lists, strict=True)]
-    return encoded.dictionary, ragged[0], ragged[1]
+def mixed(batches: list[Batch]) -> list[Batch]:
+    """Batches joined into one for each kind of loss.
+
+    Rows of tasks with in-batch negatives are negatives of each other, whatever their source. Rows
+    with classes or clusters never meet those: they have their own negatives, or each other's where
+    the classes allow it. Graded rows are ordered among themselves.
+    """
+    kinds: dict[tuple[bool, bool], list[Batch]] = {}
+    for batch in batches:
+        kinds.setdefault((batch.scores is not None, batch.is_in_batch), []).append(batch)
+    return [joined(kinds[kind]) for kind in sorted(kinds)]
 
 
-def _starts(lists: pa.ListArray) -> np.ndarray:
-    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+def joined(batches: list[Batch]) -> Batch:
+    """One batch of the rows of all, which must be scored alike."""
+    texts = [batch.texts for batch in batches]
+    rows = [batch.num_queries for batch in batches]
+    first = np.cumsum([0, *rows[:-1]])
+    owners = [text.owners + start for text, start in zip(texts, first, strict=True)]
+    # hashes that hold the name of the source: no class of one is a class of another
+    classes = [text.classes for text in texts if text.classes is not None]
+    teacher_scores = [batch.teacher_scores for batch in batches]
+    scores = [batch.scores for batch in batches if batch.scores is not None]
+    return Batch(
+        row_ids=[row for batch in batches for row in batch.row_ids],
+        items=_queries_first([batch.items for batch in batches], rows),
+        texts=BatchTexts(
+            queries=np.concatenate([text.queries for text in texts]),
+            documents=np.concatenate(_positives_first([text.documents for text in texts], rows)),
+            owners=np.concatenate(_positives_first(owners, rows)),
+            known_queries=np.concatenate([text.known_queries for text in texts]),
+            known_positives=np.concatenate([text.known_positives for text in texts]),
+            classes=np.concatenate(classes) if classes else None,
+        ),
+        scores=np.concatenate(scores) if scores else None,
+        is_in_batch=batches[0].is_in_batch,
+        teacher_scores=np.concatenate(_positives_first(teacher_scores, rows)),
+        plain_texts=_queries_first([batch.plain_texts for batch in batches], rows),
+    )
 
 
-def _teacher_scores(table: pa.Table, side: str, lengths: np.ndarray) -> np.ndarray:
+def _queries_first(parts: list[list[Any]], rows: list[int]) -> list[Any]:
+    """The queries of all batches, then the positives, then the hard negatives."""
+    queries = [part[:count] for part, count in zip(parts, rows, strict=True)]
+    documents = [part[count:] for part, count in zip(parts, rows, strict=True)]
+    return list(chain(*queries, *_positives_first(documents, rows)))
+
+
+def _positives_first(parts: list[Any], rows: list[int]) -> list[Any]:
+    """The positives of all batches, then their hard negatives."""
+    positives = [part[:count] for part, count in zip(parts, rows, strict=True)]
+    negatives = [part[count:] for part, count in zip(parts, rows, strict=True)]
+    return positives + negatives
+
+
+def prepare_orders(
+    sources: list[TrainingSource], settings: TrainSettings, checkpoint_folder: Path, team: Team
+) -> None:
+    """Do now, once, all work of a training that grows with its rows.
+
+    A training without it does the same at its start, when the device is waiting.
+    """
+    for source in sources:
+        order = _source_order(source, settings, rows_folder(checkpoint_folder, team))
+        if not order.is_kept:
+            order.rows_of_visit(0)
+
+
+def rows_folder(checkpoint_folder: Path, team: Team) -> Path:
+    """Where a process keeps the order of the rows."""
+    return checkpoint_folder / ("rows" if team.leads else f"rows-{team.rank}")
+
+
+def _source_order(source: TrainingSource, settings: TrainSettings, folder: Path) -> SourceOrder:
+    own = folder / f"{source.name}-{table_digest(source.table)}"
+    groups = own / "groups.npy"
+    if not groups.exists():
+        group_rows(source.table["positives"], groups)
+    group_R = np.load(groups, mmap_mode="r")
+    return SourceOrder(source.name, group_R, settings.sub_batch_size, settings.seed, own)
+
+
+def _scores(table: pa.Table) -> np.ndarray:
+    return table["score"].to_numpy().astype(np.float32)
+
+
+def _teacher_scores(table: pa.Table, side: str) -> np.ndarray:
     """A teacher's score of each text of the side, float32; NaN in the rows that have none.
 
     Raises:
         ValueError: A row has scores of more or fewer texts than it has.
     """
     name = f"{side.removesuffix('s')}_scores"
+    lengths = _lengths(table[side].combine_chunks())
     scores = np.full(lengths.sum(), np.nan, dtype=np.float32)
     if name not in table.column_names:
         return scores
     lists = table[name].combine_chunks()
     has_scores = lists.is_valid().to_numpy(zero_copy_only=False)
-    if (np.diff(_starts(lists))[has_scores] != lengths[has_scores]).any():
+    if (_lengths(lists)[has_scores] != lengths[has_scores]).any():
         raise ValueError(f"a row's {name} and {side} differ in number: mine or ingest it again")
     scores[np.repeat(has_scores, lengths)] = lists.flatten().to_numpy(zero_copy_only=False)
     return scores
+
+
+def _lengths(lists: pa.ListArray) -> np.ndarray:
+    return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)

@@ -1,9 +1,9 @@
 """Models that are asked and not trained: a guide that judges negatives, a teacher to imitate.
 
-Each embeds every batch once, at its full size, without a graph: each process its share of the
+Each embeds every step once, at its full size, without a graph: each process its share of the
 texts, gathered like those of the student. It has a tokenizer of its own, so it takes plain texts.
 
-Shape letters: M = texts of the batch, queries first, D = embedding size of the frozen model.
+Shape letters: M = texts of the step, part after part, D = embedding size of the frozen model.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,25 @@ from torch import Tensor
 from model.encoder import Encoder
 from model.precision import Precision, decoder_autocast
 from model.tokenization import token_budget_batches
-from model.training.batches import Batch
+from model.training.batches import Step
 from model.training.team import Team
 
 
 @dataclass(frozen=True)
 class FrozenVectors:
-    """What the frozen models say of a batch; None where there is no such model."""
+    """What the frozen models say of texts; None where there is no such model."""
 
     guide_MD: Tensor | None = None
     teacher_MD: Tensor | None = None
+
+    def split(self, lengths: Sequence[int]) -> list["FrozenVectors"]:
+        """What they say of each part of the texts; the parts have these lengths."""
+
+        def cut(vector_MD: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * len(lengths) if vector_MD is None else vector_MD.split(list(lengths))
+
+        parts = zip(cut(self.guide_MD), cut(self.teacher_MD), strict=True)
+        return [FrozenVectors(*vectors) for vectors in parts]
 
 
 NO_VECTORS = FrozenVectors()
@@ -44,19 +53,20 @@ class FrozenModel:
 
     @torch.no_grad()
     def embed(
-        self, batch: Batch, own: Sequence[int], team: Team, budget_tokens: int, precision: Precision
+        self, step: Step, own: Sequence[int], team: Team, budget_tokens: int, precision: Precision
     ) -> Tensor:
-        """Unit-norm float32 embeddings (M, D) of all texts of the batch.
+        """Unit-norm float32 embeddings (M, D) of all texts of the step.
 
         Args:
-            batch: Its texts.
+            step: Its texts.
             own: Texts that this process embeds, rising.
             team: The processes of the training.
             budget_tokens: Tokens per forward pass.
             precision: Autocast type of the decoder.
         """
         encoder = self.encoder
-        prompted = [self._prompted(batch, text) for text in own]
+        everything = self._prompted(step)
+        prompted = [everything[text] for text in own]
         items = encoder.tokenize(
             [text for _, text in prompted],
             prompts=[prompt for prompt, _ in prompted],
@@ -67,13 +77,17 @@ class FrozenModel:
         for part in token_budget_batches(lengths, budget_tokens, is_packed=encoder.is_packed):
             with decoder_autocast(encoder.device, precision):
                 embedding_PD[part] = encoder.embed([items[place] for place in part])
-        return team.gather(embedding_PD, own, len(batch.items))
+        return team.gather(embedding_PD, own, len(step.items))
 
-    def _prompted(self, batch: Batch, text: int) -> tuple[str, str]:
-        prompt, plain = batch.plain_texts[text]
-        is_query = text < batch.num_queries
-        own_prompt = self.query_prompt if is_query else self.document_prompt
-        return (prompt if own_prompt is None else own_prompt), plain
+    def _prompted(self, step: Step) -> list[tuple[str, str]]:
+        """Prompt and text of all items of the step."""
+        prompted: list[tuple[str, str]] = []
+        for part in step.parts:
+            for number, (prompt, plain) in enumerate(part.plain_texts):
+                is_query = number < part.num_queries
+                own_prompt = self.query_prompt if is_query else self.document_prompt
+                prompted.append((prompt if own_prompt is None else own_prompt, plain))
+        return prompted
 
 
 @dataclass(frozen=True)
@@ -84,11 +98,11 @@ class FrozenModels:
     teacher: FrozenModel | None = None
 
     def vectors(
-        self, batch: Batch, own: Sequence[int], team: Team, budget_tokens: int, precision: Precision
+        self, step: Step, own: Sequence[int], team: Team, budget_tokens: int, precision: Precision
     ) -> FrozenVectors:
-        """What they say of a batch; see `FrozenModel.embed`."""
+        """What they say of a step; see `FrozenModel.embed`."""
         found = {
-            model: model.embed(batch, own, team, budget_tokens, precision)
+            model: model.embed(step, own, team, budget_tokens, precision)
             for model in dict.fromkeys((self.guide, self.teacher))
             if model is not None
         }

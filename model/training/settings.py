@@ -42,7 +42,7 @@ class TrainSettings:
 
     max_steps: int
     batch_size: int
-    """Queries per optimiser step, all of one source."""
+    """Queries per optimiser step."""
     micro_batch_tokens: int
     """Tokens whose activations are held at once."""
     max_length_tokens: int
@@ -62,7 +62,7 @@ class TrainSettings:
     matryoshka_dims: Sequence[int]
     """Prefix sizes trained beside the full size."""
     source_temperature: float
-    """Exponent of the row count in the sampling weight of a source."""
+    """Exponent of the row count in the sampling weight of a source; 0 leaves the weights alone."""
     precision: Precision
     log_every_steps: int
     """Steps averaged into one row of the curves."""
@@ -74,6 +74,15 @@ class TrainSettings:
     class_negatives: Literal["own", "batch"] = "own"
     """Whether rows of classes and clusters meet other rows, those of their own class left out."""
     options: LossOptions = field(default_factory=LossOptions)
+    batches: Literal["source", "mixed", "interleaved"] = "source"
+    """A step holds rows of one source, rows of all, or sub-batches of one source each."""
+    sub_batches: int = 1
+    """Sub-batches per optimiser step."""
+
+    @property
+    def sub_batch_size(self) -> int:
+        """Queries that are drawn together from one source, unless batches are mixed."""
+        return self.batch_size // self.sub_batches
 
     def loss_at(self, step: int) -> LossSettings:
         """What the batch of a step, counted from 1, is scored by."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import IO, Any, Self
 
+from model.writing import writing
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -63,6 +65,7 @@ class StepLog:
                 f"{path} has {size} bytes but the checkpoint was taken at {keep_bytes}: "
                 f"the log was changed; delete the folder {path.parent} to train from the start"
             )
+        self._path = path
         self._stream: IO[bytes] = path.open("r+b" if path.exists() else "w+b")
         self._stream.truncate(keep_bytes)
         self._stream.seek(keep_bytes)
@@ -71,16 +74,20 @@ class StepLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        with writing(self._path):
+            self._stream.close()
 
     def append(self, record: StepRecord) -> None:
         """Write one line and hand it to the operating system."""
-        self._stream.write((json.dumps(asdict(record), allow_nan=False) + "\n").encode())
-        self._stream.flush()
+        line = (json.dumps(asdict(record), allow_nan=False) + "\n").encode()
+        with writing(self._path):
+            self._stream.write(line)
+            self._stream.flush()
 
     def sync(self) -> int:
         """Force the lines to the disk and return the size of the file in bytes."""
-        os.fsync(self._stream.fileno())
+        with writing(self._path):
+            os.fsync(self._stream.fileno())
         return self._stream.tell()
 
 
@@ -98,7 +105,7 @@ def write_curves(records: list[StepRecord], path: Path, every_steps: int) -> Non
 
     The column `step` is the last step of the window.
     """
-    with path.open("w", encoding="utf-8", newline="") as stream:
+    with writing(path), path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("step", *CURVES))
         for start in range(0, len(records), every_steps):

@@ -27,17 +27,19 @@ from model.encoder import Encoder
 from model.losses.matryoshka import check_weights, matryoshka_sizes
 from model.precision import decoder_autocast
 from model.tokenization import token_budget_batches
-from model.training.batches import Batch, BatchPlan
+from model.training.batches import BatchPlan, Step, rows_folder
+from model.training.composition import draw_steps
 from model.training.frozen import NO_MODELS, FrozenModels
 from model.training.grad_cache import cached_backward, plain_backward
-from model.training.objective import Objective, objective_of
-from model.training.order import draw_sources
+from model.training.objective import Objective
+from model.training.parts import SumObjective, objective_of_parts
 from model.training.progress import Progress
 from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
 from model.training.team import Team
+from model.writing import writing
 
 WEIGHTS = "weights."
 CHECKPOINTS_KEPT = 2
@@ -65,8 +67,8 @@ def train(  # noqa: PLR0913 - all that a training is made of
 
     Args:
         encoder: Float32 weights on the device to be used.
-        sources: Each at least one row; a batch holds rows of one source.
-        checkpoint_folder: Checkpoints and token files; the caller removes it after success.
+        sources: Each at least one row.
+        checkpoint_folder: Checkpoints and orders of rows; the caller removes it after success.
         log_path: One JSON line per step; lines after the checkpoint are cut off on resume.
         settings: The numbers.
         frozen: Guide and teacher, on the device of the encoder, if the loss asks for them.
@@ -83,22 +85,19 @@ def train(  # noqa: PLR0913 - all that a training is made of
     """
     if not sources:
         raise ValueError("no sources: a training needs at least one")
-    steps_of = draw_sources(
-        [source.table.num_rows for source in sources],
-        [source.weight for source in sources],
-        temperature=settings.source_temperature,
-        max_steps=settings.max_steps,
-        seed=settings.seed,
-    )
+    steps_of = draw_steps(sources, settings)
     team = Team()
-    tokens = checkpoint_folder / ("tokens" if team.leads else f"tokens-{team.rank}")
-    plan = BatchPlan(sources, steps_of, settings, encoder, tokens)
+    plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
     trainer = Trainer(encoder, plan, settings, checkpoint_folder, team, frozen)
     done, log_bytes = trainer.resume()
     team.check_same(done, "the steps already done")
     progress = Progress(settings.max_steps)
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
-    with StepLog(own_log, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
+    with (
+        StepLog(own_log, log_bytes if team.leads else 0) as log,
+        sigterm_flag() as stop,
+        plan.prepared_ahead(),
+    ):
         for step in range(done + 1, settings.max_steps + 1):
             record = trainer.step(step)
             log.append(record)
@@ -173,15 +172,15 @@ class Trainer:
 
     def _step(self, step: int) -> StepRecord:
         rate = self._begin(step)
-        source, batch = self._plan.source_of(step), self._plan.batch(step)
+        batch = self._plan.step(step)
         lengths = [len(item.ids) for item in batch.items]
         own = self._team.texts(lengths)
-        objective = objective_of(
-            batch,
-            is_in_batch=source.is_in_batch or self._settings.class_negatives == "batch",
+        objective = objective_of_parts(
+            batch.parts,
             loss=self._settings.loss_at(step),
             sizes=self._sizes,
             device=self._encoder.device,
+            class_negatives=self._settings.class_negatives,
             frozen=self._frozen.vectors(
                 batch, own, self._team, self._micro_batch_tokens, self._settings.precision
             ),
@@ -197,11 +196,11 @@ class Trainer:
         is_cached = len(parts) > 1
         loss, norm = self._backward(batch, parts, objective, is_cached=is_cached)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._report_divergence(step, source.name, batch, loss, norm)
+            self._report_divergence(step, batch, loss, norm)
         self._optimizer.step()
         return StepRecord(
             step=step,
-            source=source.name,
+            source=batch.source,
             loss=loss,
             learning_rate=rate,
             grad_norm=norm,
@@ -235,7 +234,12 @@ class Trainer:
         return rate
 
     def _backward(
-        self, batch: Batch, parts: list[list[int]], objective: Objective, *, is_cached: bool
+        self,
+        batch: Step,
+        parts: list[list[int]],
+        objective: Objective | SumObjective,
+        *,
+        is_cached: bool,
     ) -> tuple[float, float]:
         self._optimizer.zero_grad(set_to_none=True)
         backward = cached_backward if is_cached else plain_backward
@@ -250,16 +254,15 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
         return loss.item(), norm.item()
 
-    def _report_divergence(
-        self, step: int, source: str, batch: Batch, loss: float, norm: float
-    ) -> None:
+    def _report_divergence(self, step: int, batch: Step, loss: float, norm: float) -> None:
         file = self._folder / "diverged.json"
-        rows = {"step": step, "source": source, "ids": batch.row_ids}
+        rows = {"step": step, "source": batch.source, "ids": batch.row_ids}
         if self._team.leads:
             text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
-            file.write_text(text, encoding="utf-8")
+            with writing(file):
+                file.write_text(text, encoding="utf-8")
         raise NonFiniteLossError(
-            f"step {step}: loss {loss}, gradient norm {norm} on a batch of source {source!r}, "
+            f"step {step}: loss {loss}, gradient norm {norm} on a batch of {batch.source!r}, "
             f"first rows {', '.join(batch.row_ids[:3])} (all in {file}): lower the learning rate, "
             "raise the temperature or use precision fp32; the weights are those of the step before"
         )

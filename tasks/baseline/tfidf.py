@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from model.writing import writing
 from tasks.stage import StageError, read_json, write_json
 
 KIND = "tfidf"
@@ -77,10 +78,9 @@ class Tfidf:
         folder.mkdir(parents=True)
         write_json(folder / "baseline.json", {"kind": KIND, "ngram_range": list(self.ngram_range)})
         write_json(folder / "vocabulary.json", self.ngrams)
-        save_file(
-            {"idf": self.idf, "components": np.ascontiguousarray(self.components)},
-            folder / "tfidf.safetensors",
-        )
+        tensors = {"idf": self.idf, "components": np.ascontiguousarray(self.components)}
+        with writing(folder / "tfidf.safetensors"):
+            save_file(tensors, folder / "tfidf.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> "Tfidf":

@@ -49,7 +49,7 @@ def ingest(params: Params) -> None:
         assembly = Assembly(params.ingest, splits, InDomain(train), spool)
         counts = {split.admitted.name: assembly.add(split, quarantine) for split in splits}
         examples, development, documents = assembly.finish()
-        _require_rows(examples, documents)
+        _require_rows(params.ingest, examples, documents)
         tables = {
             "examples": examples,
             "development": development,
@@ -92,9 +92,9 @@ def _check_sources(section: Ingest) -> None:
             raise StageError(f"source {name}: score_range {low}, {high} must go from low to high")
 
 
-def _require_rows(examples: pa.Table, documents: pa.Table) -> None:
-    if not len(examples):
-        raise StageError("no training example is left: declare a source of examples in params.yaml")
+def _require_rows(section: Ingest, examples: pa.Table, documents: pa.Table) -> None:
+    if section.has_examples and not len(examples):
+        raise StageError("no training example is left: see why its rows were refused, above")
     if not len(documents):
         raise StageError(
             "no document at all: declare a source of task documents, or set also_documents on one"

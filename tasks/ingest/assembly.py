@@ -68,7 +68,7 @@ class Assembly:
             train split of an evaluation task, by task.
 
         Raises:
-            StageError: A labelled source has one class only.
+            StageError: A labelled source has one class only, or no two rows of one class.
         """
         admitted = split.admitted
         counts: dict[str, Any] = {
@@ -135,6 +135,12 @@ class Assembly:
             detail = f"no other row has the label {'|'.join(labels[row])}"
             quarantine.add(place, "label_with_one_member", detail, queries[row])
         kept = [row for row, other in enumerate(positive) if other is not None]
+        if not kept:
+            raise StageError(
+                f"source {admitted.name}: no two rows share a label, so no row has a partner of "
+                "its class; check that fields.label maps a class and not an id or a text, and "
+                "label_separator"
+            )
         wanted = self._limits.class_negatives
         negatives = [[queries[other] for other in pairs.negatives(row, wanted)] for row in kept]
         if not any(negatives):

@@ -151,14 +151,14 @@ def _dataset_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[s
     Where the folder has a train split, the other splits are left alone: they are for testing.
     """
     if filesystem.exists(f"{folder}/dataset_dict.json"):
-        splits = json.loads(filesystem.cat_file(f"{folder}/dataset_dict.json"))["splits"]
+        splits = _read_list(filesystem, f"{folder}/dataset_dict.json", "splits")
         chosen = ["train"] if "train" in splits else sorted(splits)
         return [
             file for split in chosen for file in _dataset_files(filesystem, f"{folder}/{split}")
         ]
     if filesystem.exists(f"{folder}/state.json"):
-        state = json.loads(filesystem.cat_file(f"{folder}/state.json"))
-        return [f"{folder}/{file['filename']}" for file in state["_data_files"]]
+        files = _read_list(filesystem, f"{folder}/state.json", "_data_files", "filename")
+        return [f"{folder}/{name}" for name in files]
     tables = [str(path) for path in filesystem.find(folder) if str(path).endswith(".parquet")]
     train = [path for path in tables if is_train_split(path.removeprefix(folder))]
     if not tables:
@@ -167,3 +167,18 @@ def _dataset_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[s
             "save_to_disk, or Parquet files in the layout of the hub"
         )
     return train or tables
+
+
+def _read_list(
+    filesystem: fsspec.AbstractFileSystem, path: str, key: str, name: str | None = None
+) -> list[str]:
+    """The list of names under `key` of a JSON file; with `name`, that of each of its objects."""
+    try:
+        # bytes for one file; a dict only where the path is a pattern
+        content = json.loads(filesystem.cat_file(path))[key]  # pyright: ignore[reportArgumentType]
+        return [str(item if name is None else item[name]) for item in content]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(
+            f"{path} is broken ({error}): expected the JSON that Dataset.save_to_disk writes; "
+            "save the dataset again, or fetch it again"
+        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 from model.encoder import Encoder
 from model.training.settings import TrainingSource
 from tasks.compute import Machine, use_compute
-from tasks.contrastive import ContrastiveStage, load_sources
+from tasks.contrastive import CORPORA, ContrastiveStage, load_sources
 from tasks.merge.candidates import Ingredients, require_same_settings
 from tasks.merge.development import score_encoder, select_development
 from tasks.params import Params
@@ -18,6 +18,7 @@ from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_j
 
 SOUP, SELF_POSITIONING = "uniform_soup", "self_positioning"
 VARIANT = "multitask-"
+STAGE = "merge"
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def merge(params: Params) -> None:
         metrics["method"] = params.merge.method
         metrics["fingerprint"] = fingerprint_folder(folder / "model")
         write_json(folder / "metrics.json", metrics)
+    shutil.rmtree(CORPORA / STAGE, ignore_errors=True)
     logger.info("merged model: %s", metrics["chosen"])
 
 
@@ -86,7 +88,7 @@ def _probe_sources(ingredients: Ingredients, params: Params) -> list[TrainingSou
     variants = params.multitask.variants.values()
     names = sorted({name for variant in variants for name in variant.sources})
     stage = ContrastiveStage(
-        name="merge",
+        name=STAGE,
         training=params.multitask.training,
         weights=dict.fromkeys(names, 1.0),
         base=ingredients.base,

@@ -1,7 +1,6 @@
 """The models that a merge can end with: each variant, their soup, their self-positioned sum."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from model.encoder import Encoder
 from model.merging.checkpoint import Checkpoint, write_merged
 from model.merging.probe import Probe, ProbeSettings, parameters_by_tensor
-from model.merging.self_positioning import search_position
+from model.merging.self_positioning import Position, search_position
 from model.merging.slerp import cosines
 from model.merging.task_vectors import TaskVectors
 from model.merging.uniform_soup import uniform_soup
@@ -49,36 +48,26 @@ class Ingredients:
         machine: Machine,
     ) -> dict[str, Any]:
         """Search the best position on a probe of `sources`, write it; the scalars found."""
-        settings, training = params.merge.self_positioning, params.multitask.training
-        probe_settings = ProbeSettings(
-            examples=settings.probe_examples,
-            batch_size=settings.batch_size,
-            hard_negatives=training.hard_negatives,
-            loss=training.loss,
-            temperature=settings.temperature,
-            max_length_tokens=training.max_length_tokens,
-            micro_batch_tokens=training.micro_batch_tokens,
-            precision=machine.precision,
-            seed=settings.seed,
-        )
+        settings = params.merge.self_positioning
         attention = params.backbone.attn_implementation
         encoder = Encoder.load(
             self.base, device=machine.device, attn_implementation=attention
         ).float()
         vectors = self.task_vectors()
-        with tempfile.TemporaryDirectory() as tokens:
-            probe = Probe(encoder, sources, probe_settings, Path(tokens))
-            found = search_position(
-                parameters_by_tensor(encoder),
-                vectors,
-                probe.backward,
-                steps=settings.steps,
-                learning_rate=settings.learning_rate,
-                size_penalty=settings.size_penalty,
-            )
+        found = search_position(
+            parameters_by_tensor(encoder),
+            vectors,
+            Probe(encoder, sources, _probe_settings(params, machine)).backward,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            size_penalty=settings.size_penalty,
+        )
         write_merged(self.first(), target, vectors.at(found.coefficients))
+        return self._describe(found)
+
+    def _describe(self, found: Position) -> dict[str, Any]:
         # batches differ in difficulty: single steps cannot be compared, means of many can
-        half = max(1, settings.steps // 2)
+        half = max(1, len(found.losses) // 2)
         return {
             "weights": dict(zip(self.variants, found.weights, strict=True)),
             "length": found.length,
@@ -103,6 +92,22 @@ class Ingredients:
 
     def _checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(folder) for folder in self.variants.values()]
+
+
+def _probe_settings(params: Params, machine: Machine) -> ProbeSettings:
+    """The search measures itself by the loss of stage 3, on batches of its own size."""
+    settings, training = params.merge.self_positioning, params.multitask.training
+    return ProbeSettings(
+        examples=settings.probe_examples,
+        batch_size=settings.batch_size,
+        hard_negatives=training.hard_negatives,
+        loss=training.loss,
+        temperature=settings.temperature,
+        max_length_tokens=training.max_length_tokens,
+        micro_batch_tokens=training.micro_batch_tokens,
+        precision=machine.precision,
+        seed=settings.seed,
+    )
 
 
 def require_same_settings(folders: Sequence[Path]) -> None:

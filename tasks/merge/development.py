@@ -63,33 +63,48 @@ def select_development(
             "the development split has no row of task retrieval, nli or sts to choose a merge by: "
             "raise ingest.development_fraction, or set merge.method to uniform_soup"
         )
-    numbers: dict[str, int] = {}
-    documents: list[str] = []
-
-    def number_of(text: str) -> int:
-        number = numbers.setdefault(_key(text), len(documents))
-        if number == len(documents):
-            documents.append(text)
-        return number
-
-    relevant: dict[tuple[str, str], set[int]] = {}
-    texts: dict[tuple[str, str], tuple[str, str]] = {}
-    for row in ranked:
-        prompt = query_prompt(prompts, row["task"])
-        query = (prompt, _key(row["query"]))
-        texts.setdefault(query, (prompt, row["query"]))
-        relevant.setdefault(query, set()).update(map(number_of, row["positives"]))
+    documents = _Documents()
+    queries, relevant = _queries(ranked, prompts, documents)
     max_distractors = min(MAX_DISTRACTORS, DISTRACTORS_PER_ROW * len(ranked))
     for row in _first_rows(training, RANKED_TASKS, max_distractors):
-        number_of(row["positives"][0])
+        documents.number_of(row["positives"][0])
     return DevelopmentSet(
-        queries=[texts[query] for query in relevant],
-        relevant=list(relevant.values()),
-        documents=documents,
+        queries=queries,
+        relevant=relevant,
+        documents=documents.texts,
         pairs=[(row["query"], row["positives"][0]) for row in graded],
         grades=[row["score"] for row in graded],
         pair_prompts=_pair_prompts(prompts) if graded else ("", ""),
     )
+
+
+class _Documents:
+    """Documents in the order they were met, each text once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def number_of(self, text: str) -> int:
+        """Number of the text, which is added if it is new."""
+        number = self._numbers.setdefault(_key(text), len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+        return number
+
+
+def _queries(
+    rows: list[dict], prompts: Prompts, documents: _Documents
+) -> tuple[list[tuple[str, str]], list[set[int]]]:
+    """Prompt and text of each query, once, and the numbers of the positives of all its rows."""
+    texts: dict[tuple[str, str], tuple[str, str]] = {}
+    relevant: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        prompt = query_prompt(prompts, row["task"])
+        query = (prompt, _key(row["query"]))
+        texts.setdefault(query, (prompt, row["query"]))
+        relevant.setdefault(query, set()).update(map(documents.number_of, row["positives"]))
+    return list(texts.values()), list(relevant.values())
 
 
 def _pair_prompts(prompts: Prompts) -> tuple[str, str]:

@@ -2,10 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+def _no_flag(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")  # noqa: TRY004 - pydantic's way
+    return value
+
+
+Integer = Annotated[int, Field(strict=True)]
+PositiveInt = Annotated[Integer, Field(gt=0)]
+NonNegativeInt = Annotated[Integer, Field(ge=0)]
+Number = Annotated[float, BeforeValidator(_no_flag)]
+"""Not strict: PyYAML reads 1e-5 as a string, which DVC takes for a number."""
+PositiveFloat = Annotated[Number, Field(gt=0.0)]
+NonNegativeFloat = Annotated[Number, Field(ge=0.0)]
+Fraction = Annotated[Number, Field(ge=0.0, lt=1.0)]
+Share = Annotated[Number, Field(ge=0.0, le=1.0)]
+Seed = Annotated[
+    Integer,
+    Field(ge=0, description="Start of the random numbers: the same seed, the same result."),
+]
 Task = Literal["retrieval", "classification", "clustering", "sts", "nli", "bitext"]
 
 

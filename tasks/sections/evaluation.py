@@ -1,8 +1,17 @@
 """Sections of the stages that judge a model and pass it on."""
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from typing import Self
 
-from tasks.sections.base import Name, Section
+from pydantic import Field, model_validator
+
+from tasks.sections.base import (
+    Name,
+    NonNegativeFloat,
+    Number,
+    PositiveInt,
+    Section,
+    Seed,
+)
 
 
 class Baseline(Section):
@@ -13,7 +22,14 @@ class Baseline(Section):
     components: PositiveInt
     """Dimensions kept by SVD, and of the random vectors."""
     max_texts: PositiveInt
-    seed: NonNegativeInt
+    """Texts that TF-IDF and SVD are fitted on."""
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Self:
+        if self.ngram_range[0] > self.ngram_range[1]:
+            raise ValueError(f"ngram_range {list(self.ngram_range)} must not fall")
+        return self
 
 
 class Evaluate(Section):
@@ -26,8 +42,10 @@ class Evaluate(Section):
     task_prompts: dict[str, str]
     """Instruction per evaluation task; a task that is not listed gets prompts.tasks by its type."""
     batch_tokens: PositiveInt
+    """Tokens per forward pass."""
     max_length_tokens: PositiveInt
-    seed: NonNegativeInt
+    """Tokens at which a text is cut, prompt included."""
+    seed: Seed
 
 
 class Report(Section):
@@ -40,6 +58,7 @@ class Report(Section):
     after: Name
     """Rung shown as `after`, and published."""
     example_queries: PositiveInt
+    """Queries shown."""
 
 
 class Gate(Section):
@@ -47,7 +66,7 @@ class Gate(Section):
 
     candidate: Name
     """Rung of evaluate.checkpoints that is judged."""
-    min_mean_gain: float
+    min_mean_gain: Number
     """Smallest gain of the mean over the champion, in score points of 0-1."""
     max_task_loss: NonNegativeFloat
     """Largest loss of any one task against the champion, in score points of 0-1."""

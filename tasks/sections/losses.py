@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from tasks.sections.base import Section
+from tasks.sections.base import Number, PositiveFloat, PositiveInt, Section
 
 Term = Literal[
     "own_negatives",
@@ -30,7 +30,7 @@ Softmax = Annotated[list[Term], Field(min_length=1), AfterValidator(_distinct)]
 class ScoreMask(Section):
     """Negatives that a model scores too near the positive to be believed are left out."""
 
-    margin: float
+    margin: Number
     """How far above the positive's score the bound lies, below it if negative (cosine)."""
     kind: Literal["absolute", "relative"]
     """Whether the margin is added, or is a share of the size of the positive's score."""
@@ -83,7 +83,9 @@ class Teacher(Frozen):
     """A frozen model that the student imitates; embeddings need equal sizes, similarities none."""
 
     embeddings: EmbeddingMatching | None
+    """Term that matches vectors; null leaves it out."""
     similarities: SimilarityMatching | None
+    """Term that matches similarities; null leaves it out."""
 
     @model_validator(mode="after")
     def _is_asked(self) -> Self:

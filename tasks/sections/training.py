@@ -2,38 +2,63 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
+from pydantic import Field, model_validator
+
+from tasks.sections.base import (
+    Fraction,
+    Integer,
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
+    Section,
+    Seed,
+    Share,
+    Task,
 )
-
-from tasks.sections.base import Fraction, Name, Section, Share, Task
 from tasks.sections.losses import Guide, ScoreMask, SoftLabels, Softmax, Teacher, Triplet
 
 
 class Scratch(Section):
     """A small Qwen3-type decoder and its tokenizer, trained on the ingested documents."""
 
-    vocab_size: Annotated[int, Field(ge=300)]
+    vocab_size: Annotated[Integer, Field(ge=300)]
+    """Most entries of the tokenizer, special ones included; a small corpus gives fewer."""
     hidden_size: PositiveInt
+    """Width of the token states."""
     intermediate_size: PositiveInt
+    """Width of the feed-forward layers."""
     num_layers: PositiveInt
+    """Transformer blocks, before pruning."""
     num_heads: PositiveInt
+    """Query heads of the attention."""
     num_key_value_heads: PositiveInt
+    """Key and value heads; divides num_heads."""
     head_dim: PositiveInt
+    """Width of one attention head."""
     max_steps: PositiveInt
     """Optimiser steps of causal language modelling."""
     batch_tokens: PositiveInt
     """Tokens per optimiser step."""
     sequence_tokens: PositiveInt
+    """Tokens per training sequence."""
     learning_rate: PositiveFloat
+    """Peak learning rate."""
     warmup_steps: NonNegativeInt
+    """Optimiser steps of linear rise to the peak."""
     weight_decay: NonNegativeFloat
-    seed: NonNegativeInt
+    """Decoupled weight decay of AdamW."""
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.num_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}: each of these serves as many heads"
+            )
+        return self
 
 
 class Backbone(Section):
@@ -44,18 +69,25 @@ class Backbone(Section):
     revision: str | None
     """Commit of a hub id; must be null for the others."""
     attention: Literal["bidirectional", "causal"]
+    """Whether a token sees the whole text or only what precedes it."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
+    """Attention kernel that training and encoding use."""
     pooling: Literal["mean", "weighted_mean", "last", "latent"]
+    """How the token states become one vector."""
     num_latents: PositiveInt
     """Latent array length of `latent` pooling (512 in NV-Embed and GigaEmbeddings)."""
     num_latent_heads: PositiveInt
+    """Attention heads of `latent` pooling."""
     latent_head_dim: PositiveInt
+    """Width of one of these heads."""
     latent_expansion: PositiveInt
     """Width of the latent block's feed-forward layer over the hidden size."""
     pool_prompt: bool
     """Whether the tokens of the instruction take part in pooling."""
     max_length_tokens: PositiveInt
+    """Tokens at which a text is cut, prompt included, unless a caller sets its own limit."""
     scratch: Scratch | None
+    """Sizes and training of the small decoder; null for any other source."""
 
     @model_validator(mode="after")
     def _source_and_scratch_agree(self) -> Self:
@@ -72,8 +104,11 @@ class Prune(Section):
     fraction: Fraction
     """Share of the blocks removed; 0 keeps all."""
     method: Literal["block_influence", "angular_distance", "deepest"]
+    """How the blocks are chosen: by the measured change of the states, or the last ones."""
     calibration_documents: PositiveInt
+    """Documents the change is measured on."""
     max_length_tokens: PositiveInt
+    """Tokens at which those documents are cut."""
 
 
 class Prompts(Section):
@@ -96,27 +131,37 @@ class Training(Section):
 
     max_steps: PositiveInt
     """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=2)]
-    """Queries per optimiser step, all of one source."""
+    batch_size: Annotated[Integer, Field(ge=2)]
+    """Queries per optimiser step."""
+    batches: Literal["source", "mixed", "interleaved"]
+    """Rows of a step: all of one source, of all sources mixed, or sub-batches of one source each.
+    In a mixed one retrieval, nli and bitext share their documents as negatives; classes and
+    clusters are scored apart, and graded rows by their own loss; parts count by their rows."""
+    sub_batches: PositiveInt
+    """Sub-batches per optimiser step where batches are interleaved, each with its own in-batch
+    negatives; 1 for the other ways."""
     micro_batch_tokens: PositiveInt
     """Tokens per forward pass; a larger batch takes GradCache's second pass."""
     max_length_tokens: PositiveInt
+    """Tokens at which a text is cut, prompt included."""
     learning_rate: PositiveFloat
+    """Peak learning rate of AdamW."""
     min_learning_rate_share: Share
     """Learning rate at the last step over its peak."""
     warmup_steps: NonNegativeInt
+    """Optimiser steps of linear rise to the peak."""
     weight_decay: NonNegativeFloat
+    """Decoupled weight decay of AdamW."""
     gradient_clip_norm: PositiveFloat
+    """Largest norm of the whole gradient; a longer one is shortened to it."""
     loss: Literal["giga", "gemini", "qwen3", "nv-embed-1", "nv-embed-2", "gecko", "f2llm"]
     """Published contrastive loss; see class_negatives for classes and clusters."""
-    graded_loss: Literal["cosent", "pearson"] = "cosent"
+    graded_loss: Literal["cosent", "pearson"]
     """Loss of rows with a similarity score: order of the scores, or linear correlation."""
-    hardness: dict[
-        Literal["own_negatives", "other_positives", "other_negatives"], NonNegativeFloat
-    ] = Field(default_factory=dict)
-    """Factor on the untempered cosine that is added to the logits of these terms."""
-    spread_out: NonNegativeFloat = 0.0
-    """Weight of the spread-out regulariser (EmbeddingGemma)."""
+    hardness: dict[Literal["own_negatives", "other_positives", "other_negatives"], NonNegativeFloat]
+    """Factor on the untempered cosine added to the logits of these terms; {} leaves them alone."""
+    spread_out: NonNegativeFloat
+    """Weight of the spread-out regulariser (EmbeddingGemma); 0 leaves it out."""
     softmaxes: Annotated[list[Softmax], Field(min_length=1)] | None
     """Terms of each softmax, in place of those of `loss`; several softmaxes are added up."""
     class_negatives: Literal["own", "batch"]
@@ -142,12 +187,28 @@ class Training(Section):
     """Prefix sizes trained beside the full size; may be empty."""
     matryoshka_weights: dict[PositiveInt, NonNegativeFloat]
     """Size to a factor on its loss, the full size included; 1 for those not named."""
-    source_temperature: PositiveFloat
-    """Exponent of the row count in the sampling weight of a source; 1 is proportional."""
+    source_temperature: NonNegativeFloat
+    """Exponent t of the row count: a source is drawn in proportion to weight * rows ** t. 1 is
+    proportional to the rows; at 0 the weights under `sources` are the shares themselves."""
     log_every_steps: PositiveInt
     """Steps averaged into one point of the plotted curves."""
     checkpoint_every_steps: PositiveInt
-    seed: NonNegativeInt
+    """Optimiser steps between two checkpoints that a stopped training resumes from."""
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _sub_batches_fit(self) -> Self:
+        if (self.batches == "interleaved") != (self.sub_batches > 1):
+            raise ValueError(
+                f"sub_batches {self.sub_batches} with batches {self.batches}: interleaved needs 2 "
+                "or more, the others 1"
+            )
+        if self.batch_size % self.sub_batches or self.batch_size < 2 * self.sub_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be {self.sub_batches} sub_batches of equal "
+                "size with 2 queries or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
@@ -162,6 +223,7 @@ class Stage(Section):
     """A training and the sources it draws from."""
 
     training: Training
+    """How it trains."""
     sources: dict[Name, PositiveFloat] = Field(min_length=1)
     """Source of ingest.sources, or `synthetic`, to a factor on its sampling weight."""
 
@@ -170,6 +232,7 @@ class Mine(Section):
     """Section mine."""
 
     sources: list[Name] = Field(min_length=1)
+    """Sources whose rows get negatives, each of task retrieval, nli or bitext."""
     top_k: PositiveInt
     """Candidates per query before filtering."""
     negatives: PositiveInt
@@ -182,7 +245,8 @@ class Mine(Section):
     max_length_tokens: PositiveInt
     """Longer texts are cut."""
     batch_tokens: PositiveInt
-    seed: NonNegativeInt
+    """Tokens per forward pass."""
+    seed: Seed
 
 
 class Variant(Section):
@@ -190,27 +254,34 @@ class Variant(Section):
 
     sources: dict[Name, PositiveFloat] = Field(min_length=1)
     """Source to a factor on its sampling weight."""
-    seed: NonNegativeInt
+    seed: Seed
 
 
 class Multitask(Section):
     """Section multitask: one training recipe, one model per variant."""
 
     training: Training
+    """How every variant trains; its seed gives way to that of the variant."""
     variants: dict[Name, Variant] = Field(min_length=1)
+    """Name of each specialist to what it is trained on."""
 
 
 class SelfPositioning(Section):
     """Search for the merged position in task-vector space (arXiv:2410.15035)."""
 
     steps: PositiveInt
+    """Gradient steps of the search."""
     batch_size: PositiveInt
+    """Queries per step."""
     learning_rate: PositiveFloat
+    """Learning rate of Adam on the weights and the length factor."""
     size_penalty: NonNegativeFloat
     """mu: weight of the length factor lambda in the loss."""
     probe_examples: PositiveInt
+    """Training rows that the loss is measured on."""
     temperature: PositiveFloat
-    seed: NonNegativeInt
+    """Divides the cosine in the loss of the search."""
+    seed: Seed
 
 
 class Merge(Section):
@@ -219,6 +290,7 @@ class Merge(Section):
     method: Literal["best", "uniform_soup", "self_positioning"]
     """`best` builds every method, keeps the best by development nDCG@10, variants included."""
     self_positioning: SelfPositioning
+    """Values of the method self_positioning, which `best` tries as well."""
     development_examples: PositiveInt
     """Queries of the development split that the choice is made on."""
 
@@ -227,11 +299,12 @@ class Compute(Section):
     """Section compute: fixed, so that a run gives the same bytes again."""
 
     device: Literal["auto", "cpu", "cuda"]
+    """Where torch computes; `auto` takes a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"]
     """Type of the decoder's matrix products; weights and similarities are always float32. `auto`
     takes bf16 where the device has instructions for it, else fp32."""
     threads: PositiveInt
     """CPU threads of torch in each stage."""
-    processes: PositiveInt = 1
+    processes: PositiveInt
     """Processes of each contrastive training, one per GPU; the result is the same but for
     rounding."""

@@ -45,6 +45,19 @@ def examples_checks(limits: Validate, *, min_rows: int, in_training: bool) -> li
             "ExpectColumnValuesToBeInSet",
             {"column": "task", "value_set": list(get_args(Task))},
         ),
+        *_text_checks(limits),
+        _always("classification and clustering rows have a label", "lacks_label", value=False),
+        _between("every label has at least two rows in its source", "rows_of_label", 2, None),
+        _always("sts rows have a score", "lacks_score", value=False),
+        _between("every score lies in [0, 1]", "score", 0.0, 1.0),
+        _always("no text equals a text of an evaluation set", "text_in_evaluation", value=False),
+    ]
+    return checks + (_training_checks(limits) if in_training else [])
+
+
+def _text_checks(limits: Validate) -> list[Check]:
+    """The query, its positives and its negatives."""
+    return [
         *_lengths("the query", "query_characters", limits.max_query_characters),
         _between("there is at least one positive", "positives", 1, None),
         _between("no positive is empty", "shortest_positive", 1, None),
@@ -61,13 +74,7 @@ def examples_checks(limits: Validate, *, min_rows: int, in_training: bool) -> li
             "scores_fit_negatives",
             value=True,
         ),
-        _always("classification and clustering rows have a label", "lacks_label", value=False),
-        _between("every label has at least two rows in its source", "rows_of_label", 2, None),
-        _always("sts rows have a score", "lacks_score", value=False),
-        _between("every score lies in [0, 1]", "score", 0.0, 1.0),
-        _always("no text equals a text of an evaluation set", "text_in_evaluation", value=False),
     ]
-    return checks + (_training_checks(limits) if in_training else [])
 
 
 def documents_checks(limits: Validate) -> list[Check]:

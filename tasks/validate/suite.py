@@ -86,14 +86,7 @@ def run_suite(
             "unexpected_index_column_names": row_names,
         },
     )
-    # The library sorts its results by column.
-    found = {
-        each.expectation_config.meta["check"]: each
-        for each in result.results
-        if each.expectation_config is not None
-    }
-    outcomes = [_outcome(check, found[number], row_names) for number, check in enumerate(checks)]
-    return SuiteResult(name, len(frame), outcomes, _render(result))
+    return SuiteResult(name, len(frame), _outcomes(checks, result, row_names), _render(result))
 
 
 def _great_expectations() -> ModuleType:
@@ -105,6 +98,18 @@ def _great_expectations() -> ModuleType:
 
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     return great_expectations
+
+
+def _outcomes(
+    checks: list[Check], result: "ExpectationSuiteValidationResult", row_names: list[str]
+) -> list[Outcome]:
+    # The library sorts its results by column.
+    found = {
+        each.expectation_config.meta["check"]: each
+        for each in result.results
+        if each.expectation_config is not None
+    }
+    return [_outcome(check, found[number], row_names) for number, check in enumerate(checks)]
 
 
 def _outcome(check: Check, found: "ExpectationValidationResult", row_names: list[str]) -> Outcome:

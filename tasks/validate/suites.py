@@ -80,7 +80,7 @@ def check_rows(params: Params, tables: dict[str, pa.Table], totals: Totals) -> l
         )
         checks = examples_checks(
             limits,
-            min_rows=limits.min_examples if in_training else _min_development(params),
+            min_rows=_min_examples(params) if in_training else _min_development(params),
             in_training=in_training,
         )
         suites.append(_with_texts(run_suite(name, view, checks, row_names=ROW_NAMES), table))
@@ -96,9 +96,15 @@ def check_rows(params: Params, tables: dict[str, pa.Table], totals: Totals) -> l
     return [*suites, run_suite("run", run, run_checks(limits), row_names=["rows_read"])]
 
 
+def _min_examples(params: Params) -> int:
+    """Of documents alone every example is synthetic, written after this stage."""
+    return params.validate_.min_examples if params.ingest.has_examples else 0
+
+
 def _min_development(params: Params) -> int:
-    """Nothing is held out where development_fraction is 0."""
-    return 1 if params.ingest.development_fraction > 0 else 0
+    """Nothing is held out where development_fraction is 0, or there are no examples."""
+    holds_out = params.ingest.development_fraction > 0 and params.ingest.has_examples
+    return 1 if holds_out else 0
 
 
 def _with_texts(result: SuiteResult, table: pa.Table) -> SuiteResult:

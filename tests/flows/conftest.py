@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.server import free_port, is_up
+from tests.flows.s3 import KEYS, S3, serve_s3
 from tests.flows.toy import Toy, toy_environment, wait_until, write_toy
 
 
@@ -62,3 +63,25 @@ def ran(ran_template: Path, prefect_server: str, tmp_path: Path) -> Toy:
     shutil.copytree(ran_template, tmp_path / "toy", symlinks=True)
     (tmp_path / "toy" / "knobs" / "order.txt").unlink()
     return Toy(tmp_path / "toy", prefect_server)
+
+
+@pytest.fixture(scope="session")
+def s3_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    if shutil.which("radosgw") is None:
+        pytest.skip("radosgw is not installed, NO S3 TEST RUNS: see infra/s3/README.md")
+    with serve_s3(tmp_path_factory.mktemp("s3") / "state") as service:
+        yield service
+
+
+@pytest.fixture
+def s3(s3_service: S3) -> S3:
+    """The service, up again if a test before has stopped it."""
+    s3_service.control("start")
+    return s3_service
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials of the service in the environment."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)

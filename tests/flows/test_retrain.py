@@ -1,12 +1,17 @@
 """The flow on a toy checkout, against a real Prefect server."""
 
+import contextlib
+import fcntl
 import json
 import re
+import subprocess
+from collections.abc import Iterator
 from typing import Any
 
+import dvc.lock
 import pytest
 
-from tests.flows.toy import Toy, api, last_run, wait_until
+from tests.flows.toy import Popen, Toy, api, last_run, wait_until
 
 STAGES = {"ingest", "training@balanced", "training@retrieval", "merge", "gate", "report"}
 
@@ -128,6 +133,47 @@ def test_run_shows_its_stages_and_metrics_as_artifacts(ran_template, prefect_ser
     texts = {each["key"]: each["data"] for each in found}
     assert "| nested.loss_nats | 1.25 |" in texts["metrics-training-balanced"]
     assert {"stage": "ingest", "state": "ran"}.items() <= json.loads(texts["stages"])[0].items()
+    ladder = [{"rung": "final", "mean": "50.0", "SampleSTS": "25.0"}]
+    assert json.loads(texts["score-ladder"]) == ladder
+    assert (ran_template / "artifacts/report/index.html").as_uri() in texts["report"]
+
+
+def test_stage_that_ends_waits_for_a_dvc_typed_by_hand(toy: Toy):
+    """DVC takes its lock again after a stage; by itself it gives up after three seconds."""
+    toy.knob("ingest.sleep", "100")
+    with toy.start("--stages", "ingest") as run:
+        toy.pid("ingest")
+        with lock_of_dvc(toy):
+            toy.unset("ingest.sleep")
+            wait_until(lambda: toy.order() == ["ingest"])
+            wait_longer_than_dvc_does(run)
+        output, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, output
+
+
+def test_run_that_starts_waits_for_a_dvc_typed_by_hand(toy: Toy):
+    with toy.start("--stages", "ingest") as run:
+        with lock_of_dvc(toy):
+            assert run.stdout is not None
+            while "outputs go to" not in run.stdout.readline():
+                assert run.poll() is None
+            wait_longer_than_dvc_does(run)
+            assert toy.order() == []
+        output, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, output
+
+
+@contextlib.contextmanager
+def lock_of_dvc(toy: Toy) -> Iterator[None]:
+    """Hold it as a `dvc` of another terminal does."""
+    with (toy.root / ".dvc" / "tmp" / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def wait_longer_than_dvc_does(run: Popen) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.wait(dvc.lock.DEFAULT_TIMEOUT + 1)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,52 +12,10 @@ from flows.server import free_port
 from tasks.registry import Registry, fingerprint_folder
 from tasks.stage import StageError
 from tasks.storage import open_storage
-from tests.flows.toy import ROOT, Toy, wait_until
+from tests.flows.s3 import KEYS, S3
+from tests.flows.toy import Toy, wait_until
 
 pytestmark = pytest.mark.s3
-SCRIPT = ROOT / "infra" / "s3" / "server.sh"
-KEYS = {"AWS_ACCESS_KEY_ID": "testaccess", "AWS_SECRET_ACCESS_KEY": "testsecretsecret"}
-
-
-@dataclass(frozen=True)
-class S3:
-    """A running service with the bucket `samovar`."""
-
-    folder: Path
-    endpoint_url: str
-
-    def control(self, action: str) -> None:
-        subprocess.run([SCRIPT, str(self.folder), action], check=True, capture_output=True)
-
-
-@pytest.fixture(scope="session")
-def s3_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    if shutil.which("radosgw") is None:
-        pytest.skip("radosgw is not installed, NO S3 TEST RUNS: see infra/s3/README.md")
-    folder = tmp_path_factory.mktemp("s3") / "state"
-    port = free_port()
-    settings = {
-        "S3_PORT": str(port),
-        "S3_SIZE_BYTES": str(4 * 2**30),
-        "S3_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"],
-        "S3_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"],
-    }
-    command = [SCRIPT, str(folder), "start"]
-    result = subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, check=False
-    )
-    try:
-        assert result.returncode == 0, result.stdout + result.stderr
-        yield S3(folder, f"http://127.0.0.1:{port}")
-    finally:
-        subprocess.run([SCRIPT, str(folder), "stop"], check=False, capture_output=True)
-
-
-@pytest.fixture
-def s3(s3_service: S3) -> S3:
-    """The service, up again if a test before has stopped it."""
-    s3_service.control("start")
-    return s3_service
 
 
 @pytest.fixture
@@ -69,12 +24,6 @@ def stored(toy: Toy, s3: S3, request: pytest.FixtureRequest) -> Toy:
     url = f"s3://samovar/{request.node.name}"
     toy.set_params(store={"url": url, "endpoint_url": s3.endpoint_url})
     return toy
-
-
-@pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
 
 
 ONE_STAGE = ("--stages", "ingest")
@@ -98,13 +47,15 @@ def test_no_key_reaches_a_file(stored: Toy):
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in config + (stored.root / ".dvc/config").read_text()
 
 
-def test_wrong_secret_is_said_at_once(stored: Toy):
+def test_wrong_secret_is_said_at_once(stored: Toy, s3: S3):
     wrong = KEYS | {"AWS_SECRET_ACCESS_KEY": "wrong"}
     status, output = stored.retrain(*ONE_STAGE, **wrong)
     assert status == 1
     assert stored.order() == ["ingest"]
     assert "push again failed" in output
     assert "403" in output
+    assert f"the store {stored.store_url()} at {s3.endpoint_url} refuses" in output
+    assert "AWS_SECRET_ACCESS_KEY" in output
     assert output.count("push again             started") == 1, "a refusal is not tried again"
 
 

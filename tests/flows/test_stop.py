@@ -1,7 +1,9 @@
 """No way of stopping a run leaves a training alive, and the next run goes on."""
 
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -46,6 +48,17 @@ def test_training_dies_with_the_flow(sleeper: Toy, number):
     assert flow.returncode != 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_training_that_ignores_sigterm_dies_with_the_flow(sleeper: Toy, number):
+    """A trainer that is in the middle of a long step, or of a checkpoint, looks like this."""
+    sleeper.knob("training-balanced.stubborn")
+    with sleeper.start(*ONE_STAGE) as flow:
+        training = sleeper.pid("training-balanced")
+        flow.send_signal(number)
+        wait_until(lambda: not is_alive(training), GONE_S)
+    assert flow.returncode != 0
+
+
 def test_training_dies_with_its_dvc_and_the_run_fails(sleeper: Toy):
     with sleeper.start(*ONE_STAGE) as flow:
         training = sleeper.pid("training-balanced")
@@ -70,10 +83,46 @@ def test_next_run_goes_on_and_closes_the_dead_one(sleeper: Toy):
     assert runs[0]["state_type"] == "CRASHED"
 
 
+HANGING_PUSH = """
+import os, pathlib, shutil, sys, threading
+copy = shutil.copyfile
+
+def stop_halfway(source, target, **options):
+    if "/store/dvc/" not in str(target):
+        return copy(source, target, **options)
+    pathlib.Path(target).write_bytes(pathlib.Path(source).read_bytes()[:1])
+    pathlib.Path("knobs/push.pid").write_text(str(os.getpid()))
+    threading.Event().wait()
+
+if "push" in sys.orig_argv:
+    shutil.copyfile = stop_halfway
+"""
+
+
+def test_killed_push_is_completed_by_the_next_run(toy: Toy, tmp_path: Path):
+    """The store is a folder; tests/flows/test_s3.py kills a push to a bucket."""
+    (tmp_path / "hang").mkdir()
+    (tmp_path / "hang" / "sitecustomize.py").write_text(HANGING_PUSH)
+    with toy.start("--stages", "ingest", PYTHONPATH=str(tmp_path / "hang")) as flow:
+        os.kill(toy.pid("push"), signal.SIGKILL)
+        flow.kill()
+    written = (toy.root / "artifacts/ingest/text.txt").read_bytes()
+    assert "in sync" not in toy.dvc("status", "--cloud", "ingest").stdout
+    status, output = toy.retrain("--stages", "ingest")
+    assert status == 0, output
+    assert toy.order() == ["ingest"]
+    assert "in sync" in toy.dvc("status", "--cloud", "ingest").stdout
+    for folder in (".dvc/cache", "artifacts"):
+        shutil.rmtree(toy.root / folder)
+    pulled = toy.dvc("pull", "ingest")
+    assert pulled.returncode == 0, pulled.stderr
+    assert (toy.root / "artifacts/ingest/text.txt").read_bytes() == written
+
+
 def test_server_of_a_run_dies_with_it(sleeper: Toy):
     alone = Toy(sleeper.root, None)
     with alone.start(*ONE_STAGE) as flow:
-        training = alone.pid("training-balanced", 60)
+        training = alone.pid("training-balanced")
         below = psutil.Process(flow.pid).children(recursive=True)
         servers = [each for each in below if "server" in each.cmdline()]
         assert servers
@@ -83,15 +132,23 @@ def test_server_of_a_run_dies_with_it(sleeper: Toy):
 
 
 def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
-    """The run is started by the schedule's own process, as in production."""
+    """The run is started by the schedule's own process, as in production.
+
+    Prefect notices a cancellation late; the five seconds count from the signal it then sends.
+    """
+    sleeper.knob("training-balanced.stubborn")
     with sleeper.start("--cron", "0 0 1 1 *", module="flows.serve") as server:
         name = {"deployments": {"name": {"any_": ["scheduled"]}}}
         wait_until(lambda: bool(api(sleeper, "deployments/filter", name)))
-        deployment = api(sleeper, "deployments/filter", name)[0]["id"]
+        found = api(sleeper, "deployments/filter", name)[0]
+        schedule = found["schedules"][0]["schedule"]
+        assert (schedule["cron"], schedule["timezone"]) == ("0 0 1 1 *", "UTC")
+        assert found["global_concurrency_limit"]["limit"] == 1
+        deployment = found["id"]
         parameters = {"stages": ["training@balanced"], "force": ["training@balanced"]}
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         run = api(sleeper, f"deployments/{deployment}/create_flow_run", body)["id"]
-        training = sleeper.pid("training-balanced", 60)
+        training = sleeper.pid("training-balanced")
         state = {"state": {"type": "CANCELLING"}}
         api(sleeper, f"flow_runs/{run}/set_state", state)
         wait_until(lambda: not is_alive(training), 30)

@@ -21,9 +21,11 @@ Popen = subprocess.Popen[str]
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGE_SCRIPT = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
 name, target = sys.argv[1], pathlib.Path(sys.argv[2])
 knobs = pathlib.Path("knobs")
+if (knobs / f"{name}.stubborn").exists():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (knobs / f"{name}.pid").write_text(str(os.getpid()))
 print(f"INFO toy: {name} begins", flush=True)
 if (knobs / f"{name}.fail").exists():
@@ -32,13 +34,17 @@ if (knobs / f"{name}.fail").exists():
     sys.exit(3)
 if (knobs / f"{name}.sleep").exists():
     deadline = time.monotonic() + float((knobs / f"{name}.sleep").read_text())
-    while time.monotonic() < deadline:
+    while (knobs / f"{name}.sleep").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
 target.mkdir(parents=True, exist_ok=True)
 text = "".join(pathlib.Path(p).read_text() for p in sys.argv[3:])
 (target / "text.txt").write_text(text + name)
 metrics = {"characters": len(text), "nested": {"loss_nats": 1.25}}
 (target / "metrics.json").write_text(json.dumps(metrics))
+if name == "report":
+    (target / "index.html").write_text("<p>report</p>")
+    ladder = [{"rung": "final", "mean": 0.5, "tasks": {"SampleSTS": 0.25}}]
+    (target / "ladder.json").write_text(json.dumps(ladder))
 with (knobs / "order.txt").open("a") as file:
     file.write(name + "\\n")
 """
@@ -66,6 +72,12 @@ def toy_stage(name: str, inputs: list[str], folder: str | None = None) -> dict[s
     }
 
 
+def toy_report() -> dict[str, object]:
+    entry = toy_stage("report", ["artifacts/gate/text.txt"])
+    files = [f"artifacts/report/{name}" for name in ("text.txt", "index.html", "ladder.json")]
+    return entry | {"outs": files}
+
+
 def toy_pipeline() -> dict[str, object]:
     """ingest -> two trainings side by side -> merge -> gate (after champion) -> report."""
     training = toy_stage("training-${item.variant}", ["artifacts/ingest/text.txt"])
@@ -78,7 +90,7 @@ def toy_pipeline() -> dict[str, object]:
                 [f"artifacts/training-{name}/text.txt" for name in ("balanced", "retrieval")],
             ),
             "gate": toy_stage("gate", ["artifacts/merge/text.txt", "champion.json"]),
-            "report": toy_stage("report", ["artifacts/gate/text.txt"]),
+            "report": toy_report(),
         }
     }
 
@@ -96,7 +108,10 @@ class Toy:
         return socket.gethostname()
 
     def knob(self, name: str, text: str = "") -> None:
-        """Make the next run of a stage fail (`merge.fail`) or last (`training-balanced.sleep`)."""
+        """Make the next run of a stage fail (`merge.fail`) or last (`training-balanced.sleep`).
+
+        `training-balanced.stubborn` makes it ignore SIGTERM.
+        """
         (self.root / "knobs" / name).write_text(text)
 
     def unset(self, name: str) -> None:
@@ -110,7 +125,7 @@ class Toy:
         path = self.root / "knobs" / "order.txt"
         return path.read_text().split() if path.exists() else []
 
-    def pid(self, stage: str, timeout_s: float = 30.0) -> int:
+    def pid(self, stage: str, timeout_s: float = 90.0) -> int:
         """The process of a stage that is running now."""
         path = self.root / "knobs" / f"{stage}.pid"
 
@@ -149,6 +164,9 @@ class Toy:
             capture_output=True,
             check=False,
         )
+
+    def store_url(self) -> str:
+        return yaml.safe_load((self.root / "params.yaml").read_text())["store"]["url"]
 
     def set_params(self, **sections: object) -> None:
         """Replace whole sections of params.yaml."""

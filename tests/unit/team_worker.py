@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from model.encoder import Encoder
 from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.presets import PRESETS
 from model.tokenization import token_budget_batches
-from model.training.batches import Batch, BatchPlan
+from model.training.batches import BatchPlan, Step
 from model.training.frozen import FrozenModel, FrozenModels
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.loss_options import (
@@ -26,7 +27,7 @@ from model.training.loss_options import (
     MatchingSettings,
     TripletSettings,
 )
-from model.training.objective import objective_of
+from model.training.parts import objective_of_parts
 from model.training.settings import LossSettings, TrainingSource, TrainSettings
 from model.training.team import Team
 
@@ -38,6 +39,7 @@ class Case(NamedTuple):
     """What a loss and its gradient are computed of."""
 
     task: str
+    """Of the rows; `mixed` and `interleaved` are several tasks composed that way."""
     loss: str
     negatives: int
     cached: bool
@@ -75,11 +77,17 @@ def cases() -> Iterator[Case]:
             yield Case("retrieval", "qwen3", negatives, cached, (32, 8), negatives, extra)
     for task, cached in itertools.product(("classification", "sts"), (False, True)):
         yield Case(task, "giga", 3, cached, (32, 8), 2, "everything")
+    for batches, loss, cached in itertools.product(
+        ("mixed", "interleaved"), ("giga", "qwen3"), (False, True)
+    ):
+        yield Case(batches, loss, 3, cached, (32, 8), seed=2)
+    for batches, cached in itertools.product(("mixed", "interleaved"), (False, True)):
+        yield Case(batches, "giga", 3, cached, (32, 8), 2, "everything")
 
 
-def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
+def source_of(case: Case, task: str) -> TrainingSource:
     """Random texts of few words: equal texts are frequent, so that every mask has work."""
-    rng = np.random.default_rng(case.seed)
+    rng = np.random.default_rng([case.seed, len(task)])
 
     def text() -> str:
         return " ".join(rng.choice(WORDS[:3] if rng.random() < 0.4 else WORDS, rng.integers(1, 6)))
@@ -104,7 +112,13 @@ def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
             "score": pa.array(rng.random(ROWS).round(1), pa.float32()),
         }
     )
-    source = TrainingSource("s", case.task, "вопрос: ", "", table, 1.0)
+    return TrainingSource(task, task, "вопрос: ", "", table, 1.0)
+
+
+def step_of(encoder: Encoder, case: Case, folder: Path) -> Step:
+    """The step of the case: rows of one task, or of four."""
+    is_composed = case.task in ("mixed", "interleaved")
+    tasks = ["retrieval", "classification", "sts", "nli"] if is_composed else [case.task]
     settings = TrainSettings(
         max_steps=1, batch_size=ROWS, micro_batch_tokens=60, max_length_tokens=48,
         learning_rate=1e-3, min_learning_rate_share=0.1, warmup_steps=0, weight_decay=0.0,
@@ -112,7 +126,15 @@ def batch_of(encoder: Encoder, case: Case, folder: Path) -> Batch:
         margin_from_step=1, matryoshka_dims=(8,), source_temperature=1.0, precision="fp32",
         log_every_steps=1, checkpoint_every_steps=1, seed=7,
     )  # fmt: skip
-    return BatchPlan([source], np.zeros(1, dtype=int), settings, encoder, folder).batch(1)
+    steps_of = np.zeros(1, dtype=int)
+    if case.task == "mixed":
+        settings = replace(settings, batches="mixed", batch_size=16)
+        steps_of = np.array([[6, 4, 3, 3]])
+    if case.task == "interleaved":
+        settings = replace(settings, batches="interleaved", batch_size=20, sub_batches=4)
+        steps_of = np.array([[0, 2, 1, 0]])
+    sources = [source_of(case, task) for task in tasks]
+    return BatchPlan(sources, steps_of, settings, encoder, folder).step(1)
 
 
 def other_model(model: Path) -> FrozenModel:
@@ -128,7 +150,7 @@ def measure(
 ) -> tuple[dict, dict[str, torch.Tensor]]:
     """Counts and loss of the case, and the gradient of every weight."""
     team = Team()
-    batch = batch_of(encoder, case, folder)
+    batch = step_of(encoder, case, folder)
     lengths = [len(item.ids) for item in batch.items]
     own = team.texts(lengths)
     loss = LossSettings(
@@ -136,9 +158,9 @@ def measure(
         options=EXTRAS[case.extra],
     )  # fmt: skip
     models = FrozenModels(guide=other, teacher=other) if case.extra else FrozenModels()
-    objective = objective_of(
-        batch,
-        is_in_batch=case.task == "retrieval" or bool(case.extra),
+    objective = objective_of_parts(
+        batch.parts,
+        class_negatives="batch" if case.extra else "own",
         loss=loss,
         sizes=list(case.sizes),
         device=encoder.device,

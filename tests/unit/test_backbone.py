@@ -204,6 +204,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         load_decoder(str(tmp_path), revision=None, attn_implementation="sdpa")
 
 
+def test_weights_that_are_cut_off_are_told_from_a_wrong_folder(causal_folder: Path) -> None:
+    weights = causal_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"hub' are damaged or cut off .*fetch them again"):
+        load_decoder(str(causal_folder), revision=None, attn_implementation="sdpa")
+
+
 def test_a_missing_attention_kernel_is_named(causal_folder: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("flash attention may be installed here")

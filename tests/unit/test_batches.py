@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 
 from model.encoder import Encoder
 from model.losses.masks import MaskCounts, TextMask, text_hashes
-from model.training.batches import Batch, BatchPlan, Ragged, group_rows
-from model.training.order import SourceOrder, draw_sources, spread_order
+from model.training import sorting
+from model.training.batches import Batch, BatchPlan, Ragged, prepare_orders
+from model.training.order import SourceOrder, draw_sources, source_shares, spread_order
 from model.training.settings import TrainingSource, TrainSettings
+from model.training.team import Team
 
 SETTINGS = TrainSettings(
     max_steps=12,
@@ -119,14 +122,45 @@ def test_every_row_is_as_likely_early_as_late() -> None:
     assert np.abs(places / 4000 - 3.5).max() < 0.15
 
 
-def test_only_visited_rows_are_named() -> None:
-    order = SourceOrder("s", np.arange(100), batch_size=10, seed=1)
-    visited = order.visited_rows(2)
-    expected = sorted([*order.rows_of_visit(0), *order.rows_of_visit(1)])
-    assert visited.tolist() == expected
-    assert order.visited_rows(0).tolist() == []
-    assert order.visited_rows(10).tolist() == list(range(100))
-    assert order.visited_rows(25).tolist() == list(range(100))
+def plain_spread_order(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The order by its definition, with int64 and full argsorts."""
+    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    shuffled = rng.permutation(len(groups))
+    by_group = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    ranks = np.empty(len(groups), dtype=np.int64)
+    ranks[by_group] = np.arange(len(groups)) - (np.cumsum(counts) - counts)[groups[by_group]]
+    places = (rng.random(len(counts))[groups] + ranks / counts[groups]) % 1.0
+    return np.argsort(places, kind="stable")
+
+
+@pytest.mark.parametrize("at_once", [3, 1 << 20])
+@pytest.mark.parametrize("groups", [1, 7, 60, 5000])
+def test_the_order_is_that_of_its_definition(
+    groups: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sorting, "ROWS_AT_ONCE", at_once)
+    drawn = np.random.default_rng(groups).integers(0, groups, 400)
+    numbers = np.unique(drawn, return_inverse=True)[1].astype(np.uint32)
+    found = spread_order(numbers, np.random.default_rng(5))
+    assert found.dtype == np.uint32
+    assert found.tolist() == plain_spread_order(numbers, np.random.default_rng(5)).tolist()
+
+
+def test_the_order_of_the_epoch_is_found_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def order() -> SourceOrder:
+        return SourceOrder("s", np.arange(10), batch_size=5, seed=1, folder=tmp_path)
+
+    assert not order().is_kept
+    first = order()
+    rows = [first.rows_of_visit(visit).tolist() for visit in range(4)]
+    assert [path.name for path in tmp_path.iterdir()] == ["order-1-1.npy"], "one epoch at a time"
+    in_memory = SourceOrder("s", np.arange(10), batch_size=5, seed=1)
+    assert rows == [in_memory.rows_of_visit(visit).tolist() for visit in range(4)]
+    monkeypatch.setattr("model.training.order.spread_order", None)
+    assert order().is_kept
+    assert order().rows_of_visit(3).tolist() == rows[3]
 
 
 @pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.9), (0.5, 0.75), (1e-9, 0.5)])
@@ -137,9 +171,19 @@ def test_source_share_is_weight_times_rows_to_the_temperature(
     assert np.mean(drawn == 0) == pytest.approx(share, abs=0.015)
 
 
-def test_the_weight_multiplies_the_share_of_a_source() -> None:
-    drawn = draw_sources([100, 100], [3.0, 1.0], temperature=0.5, max_steps=20_000, seed=5)
-    assert np.mean(drawn == 0) == pytest.approx(0.75, abs=0.015)
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+def test_shares_are_the_closed_form(temperature: float) -> None:
+    rows, weights = [900, 100, 25], [1.0, 4.0, 0.5]
+    sizes = [w * math.pow(n, temperature) for n, w in zip(rows, weights, strict=True)]
+    expected = [size / sum(sizes) for size in sizes]
+    assert source_shares(rows, weights, temperature).tolist() == pytest.approx(expected)
+
+
+def test_at_temperature_0_the_weights_are_an_explicit_list_of_shares() -> None:
+    shares = source_shares([10**7, 10, 500], [0.5, 0.3, 0.2], 0.0)
+    assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2])
+    drawn = draw_sources([10**7, 10, 500], [5, 3, 2], temperature=0.0, max_steps=20_000, seed=5)
+    assert (np.bincount(drawn) / 20_000).tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
 
 
 # ---- batches
@@ -263,18 +307,18 @@ def test_scores_of_more_texts_than_there_are_are_refused(
     wrong = pa.array([[0.5, 0.5]] * len(ROWS), pa.list_(pa.float32()))
     table = source.table.set_column(place, "negative_scores", wrong)
     with pytest.raises(ValueError, match="negative_scores and negatives differ in number"):
-        plan_of(pico_encoder, tmp_path, dataclasses.replace(source, table=table))
+        plan_of(pico_encoder, tmp_path, dataclasses.replace(source, table=table)).batch(1)
 
 
 def test_drawn_places_are_the_drawn_texts() -> None:
     """Scores need places; the texts drawn from a seed are those of ever before."""
-    ragged = Ragged(np.arange(100, 130), np.array([0, 7, 7, 30]))
-    for row in range(3):
+    texts = [[f"{row}-{k}" for k in range(count)] for row, count in enumerate((7, 0, 23))]
+    ragged = Ragged.of(pa.chunked_array([pa.array(texts, pa.list_(pa.string()))]))
+    for row, own in enumerate(texts):
         for seed in range(5):
-            texts = ragged.of(row)
-            expected = np.random.default_rng(seed).permutation(texts)[:4] if len(texts) else texts
-            got = ragged.values[ragged.draw(row, 4, np.random.default_rng(seed))]
-            assert got.tolist() == expected.tolist()
+            expected = np.random.default_rng(seed).permutation(own)[:4].tolist() if own else []
+            places = ragged.draw(row, 4, np.random.default_rng(seed))
+            assert [ragged.texts[place] for place in places] == expected
 
 
 @pytest.mark.parametrize("task", ["classification", "clustering", "retrieval", "sts"])
@@ -308,12 +352,6 @@ def test_null_negatives_are_no_negatives(pico_encoder: Encoder, tmp_path: Path) 
     assert sorted(texts_of(pico_encoder, batch)[8:]) == ["a", "b", "c"]
 
 
-def test_rows_are_grouped_by_their_first_positive() -> None:
-    rows = [("a", ["x"], ["z"]), ("b", ["y", "x"], []), ("c", ["x", "y"], [])]
-    groups = group_rows(source_of(rows).table)
-    assert groups[0] == groups[2] != groups[1]
-
-
 def test_a_table_in_several_chunks_gives_the_same_batches(
     pico_encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -325,3 +363,40 @@ def test_a_table_in_several_chunks_gives_the_same_batches(
         for name, source in (("whole", whole), ("split", split))
     ]
     assert batches[0].items == batches[1].items
+
+
+def test_batches_made_ahead_are_those_made_when_asked(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    plan = plan_of(pico_encoder, tmp_path, source_of(ROWS))
+    alone = [plan.batch(step) for step in range(1, 13)]
+    with plan.prepared_ahead():
+        ahead = [plan.batch(step) for step in (*range(1, 13), 12)]
+    resumed = plan_of(pico_encoder, tmp_path, source_of(ROWS))
+    with resumed.prepared_ahead():
+        later = [resumed.batch(step) for step in range(7, 13)]
+    for one, other in zip(alone + alone[6:], ahead[:12] + later, strict=True):
+        assert one.items == other.items
+        assert one.row_ids == other.row_ids
+        assert one.texts.known_positives.tolist() == other.texts.known_positives.tolist()
+    assert ahead[12].items == alone[11].items, "a step that is taken again"
+
+
+def test_another_table_of_the_same_name_finds_no_order_of_the_first(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    rows = [(f"q{n}", [f"p{n % 2}"], []) for n in range(8)]
+    for table in (ROWS[:8], rows):
+        apart = plan_of(pico_encoder, tmp_path / "apart", source_of(table)).batch(1)
+        after = plan_of(pico_encoder, tmp_path / "shared", source_of(table)).batch(1)
+        assert apart.row_ids == after.row_ids
+
+
+def test_orders_prepared_before_are_those_of_the_plan(
+    pico_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = plan_of(pico_encoder, tmp_path / "own", source_of(ROWS)).batch(2).items
+    prepare_orders([source_of(ROWS)], SETTINGS, tmp_path, Team())
+    monkeypatch.setattr("model.training.order.spread_order", None)
+    monkeypatch.setattr("model.training.batches.group_rows", None)
+    assert plan_of(pico_encoder, tmp_path / "rows", source_of(ROWS)).batch(2).items == expected

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from model.encoder import Encoder
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import NonFiniteLossError
 from tasks import contrastive
-from tasks.contrastive import ContrastiveStage, load_sources, run_training
+from tasks.contrastive import (
+    ContrastiveStage,
+    load_sources,
+    run_training,
+    warn_about_idle_rows,
+)
 from tasks.multitask import body as multitask
 from tasks.params import Params, load_params
 from tasks.pretrain import body as pretrain
 from tasks.records import EXAMPLE_SCHEMA, write_table
+from tasks.sections.losses import Teacher
 from tasks.stage import StageError
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
@@ -85,7 +92,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pico_folder: Path
 def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
     """The sample profile with pico numbers and `sections` merged into it."""
     content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    content["compute"] = {"device": "cpu", "precision": "fp32", "threads": 1}
+    content["compute"] = {
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+        "processes": 1,
+    }
     for stage in ("pretrain", "finetune", "multitask"):
         content[stage]["training"] |= TRAINING
     content["multitask"]["variants"] = {
@@ -207,6 +219,59 @@ def test_in_batch_negatives_of_classes_need_one_label_in_each_row(workspace: Pat
     assert len(load_sources(params.prompts, stage)) == 2, "in-batch negatives need no own ones"
 
 
+def own_negatives_only(params: Params, **training: Any) -> Any:
+    """A stage of the questions without in-batch negatives, as stage 3 of GigaEmbeddings."""
+    values = {"loss": "nv-embed-2"} | training
+    changed = params.pretrain.training.model_copy(update=values)
+    return replace(stage_of(params, {"questions": 1.0}), training=changed)
+
+
+def test_a_loss_without_in_batch_negatives_refuses_a_source_that_has_none(workspace: Path) -> None:
+    """Its loss would be 0 at every step, and the training would seem to be perfect."""
+    rewrite(workspace, examples("questions", "retrieval", 5))
+    params = params_of(workspace)
+    with pytest.raises(StageError, match=r"'questions'.*no row has a negative.*mine\.sources"):
+        load_sources(params.prompts, own_negatives_only(params))
+    assert load_sources(params.prompts, stage_of(params, {"questions": 1.0}))
+
+
+def test_a_teacher_or_softmaxes_of_ones_own_decide_whether_negatives_are_needed(
+    workspace: Path,
+) -> None:
+    rewrite(workspace, examples("questions", "retrieval", 5))
+    params = params_of(workspace)
+    teacher = Teacher.model_validate(ADDED["teacher"])
+    assert load_sources(params.prompts, own_negatives_only(params, teacher=teacher))
+    softmaxes = [["own_negatives"], ["queries"]]
+    assert load_sources(params.prompts, own_negatives_only(params, softmaxes=softmaxes))
+    only_own = own_negatives_only(params, loss="giga", softmaxes=[["own_negatives"]])
+    with pytest.raises(StageError, match="no row has a negative"):
+        load_sources(params.prompts, only_own)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "classification"])
+def test_own_negatives_alone_and_none_asked_for_is_refused(workspace: Path, task: str) -> None:
+    rewrite(workspace, examples("questions", task, 5, negatives=2))
+    params = params_of(workspace)
+    with pytest.raises(StageError, match="hard_negatives is 0"):
+        load_sources(params.prompts, own_negatives_only(params, hard_negatives=0))
+
+
+def test_rows_that_add_nothing_to_the_loss_are_counted(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = examples("questions", "retrieval", 5)
+    more = examples("questions", "retrieval", 8, negatives=1).slice(5)
+    rewrite(workspace, pa.concat_tables([few, more]))
+    params = params_of(workspace)
+    stage = own_negatives_only(params)
+    sources = load_sources(params.prompts, stage)
+    warn_about_idle_rows(sources, params.pretrain.training)
+    assert not caplog.text
+    warn_about_idle_rows(sources, stage.training)
+    assert "source questions: 5 of 8 rows have no negative of their own" in caplog.text
+
+
 # ---- outputs
 
 
@@ -252,6 +317,19 @@ def test_a_small_source_is_trained_on_with_a_warning(
     with caplog.at_level(logging.WARNING):
         pretrain(params_of(workspace, pretrain={"training": training}))
     assert "source synthetic has 10 rows, below batch_size 16" in caplog.text
+
+
+@pytest.mark.parametrize(("batches", "sub_batches"), [("mixed", 1), ("interleaved", 4)])
+def test_a_stage_of_all_tasks_trains_on_composed_batches(
+    workspace: Path, batches: str, sub_batches: int
+) -> None:
+    training = {**load_params(PROFILE).multitask.training.model_dump(), **TRAINING}
+    training |= {"batches": batches, "sub_batches": sub_batches}
+    multitask("one", params_of(workspace, multitask={"training": training}))
+    metrics = json.loads((workspace / "artifacts/multitask/one/metrics.json").read_text())
+    assert metrics["pairs_seen"] == 6 * 8
+    assert list(metrics["by_source"]) == [batches]
+    assert not (workspace / ".samovar" / "corpora" / "multitask@one").exists()
 
 
 # ---- interruptions
@@ -380,6 +458,36 @@ def test_a_training_with_all_that_may_be_added_logs_every_term_and_mask(workspac
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["masked_by_guide"] > 0
     assert metrics["soft_label_rows"] > 0
+
+
+@pytest.mark.parametrize(("batches", "parts"), [("mixed", 1), ("interleaved", 2)])
+def test_all_that_may_be_added_goes_with_steps_of_several_sources(
+    workspace: Path, batches: str, parts: int
+) -> None:
+    scored = {"positive_scores": [0.9], "negative_scores": [0.1, 0.3]}
+    rewrite(
+        workspace,
+        pa.concat_tables(
+            [
+                examples("titles", "retrieval", 20, negatives=2, **scored),
+                examples("topics", "classification", 12, negatives=2, label="a"),
+                examples("paraphrases", "sts", 9),
+            ]
+        ),
+    )
+    training = load_params(PROFILE).pretrain.training.model_dump() | TRAINING | ADDED
+    training |= {"batches": batches, "sub_batches": parts}
+    sources = {"titles": 1.0, "topics": 1.0, "paraphrases": 1.0}
+    pretrain(params_of(workspace, pretrain={"training": training, "sources": sources}))
+    folder = workspace / "artifacts" / "pretrain"
+    records = list(map(json.loads, (folder / "training.jsonl").read_text().splitlines()))
+    assert {record["source"] for record in records} == {batches}
+    for record in records:
+        assert sum(record["losses"].values()) == pytest.approx(record["loss"], rel=1e-5)
+    assert max(record["soft_label_rows"] for record in records) > 0
+    assert {name for record in records for name in record["losses"]} == {
+        *("contrastive", "soft_labels", "triplet", "embeddings", "similarities", "cosent")
+    }
 
 
 def test_a_guide_of_other_contents_begins_a_new_training(

@@ -315,6 +315,16 @@ def test_the_dtype_of_the_weights_survives(pico_encoder: Encoder, tmp_path: Path
     assert loaded.encode(["Да."], batch_tokens=10).dtype == np.float32
 
 
+def test_weights_that_are_cut_off_are_named_with_what_to_do(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    pico_encoder.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"weights in {tmp_path} are damaged .*run its stage"):
+        Encoder.load(tmp_path)
+
+
 def test_a_folder_that_is_no_encoder_is_refused(tmp_path: Path, pico_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"samovar\.json is missing"):
         Encoder.load(tmp_path)

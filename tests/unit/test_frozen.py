@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from model.encoder import Encoder
 from model.pooling.build import PoolingSettings
-from model.training.batches import Batch
+from model.training.batches import Batch, Step
 from model.training.frozen import FrozenModel, FrozenModels
 from model.training.team import Team
 from tests.unit.test_batches import ROWS, plan_of, source_of
@@ -42,11 +42,15 @@ def stranger() -> Encoder:
     return Encoder(Qwen3Model(config), tokenizer, settings, max_length_tokens=32).eval()
 
 
+def step_of(*parts: Batch) -> Step:
+    return Step("pairs", list(parts))
+
+
 def embed(model: FrozenModel, batch: Batch, team: Team | None = None, **options: Any) -> np.ndarray:
     team = team or Team()
     own = team.texts([len(item.ids) for item in batch.items])
     settings = {"budget_tokens": 40, "precision": "fp32"} | options
-    return model.embed(batch, own, team, **settings).numpy()
+    return model.embed(step_of(batch), own, team, **settings).numpy()
 
 
 @pytest.mark.parametrize("prompts", [(None, None), ("query: ", "passage: "), ("", None)])
@@ -95,7 +99,9 @@ def test_one_model_that_guides_and_teaches_is_asked_once(
 
     monkeypatch.setattr(stranger, "embed", count)
     model = FrozenModel(stranger, None, None, max_length_tokens=64)
-    vectors = FrozenModels(model, model).vectors(batch, range(len(batch.items)), Team(), 40, "fp32")
+    vectors = FrozenModels(model, model).vectors(
+        step_of(batch), range(len(batch.items)), Team(), 40, "fp32"
+    )
     assert len(asked) == len(batch.items)
     assert vectors.guide_MD is vectors.teacher_MD
     assert vectors.guide_MD is not None
@@ -103,5 +109,5 @@ def test_one_model_that_guides_and_teaches_is_asked_once(
 
 
 def test_without_models_nobody_is_asked(batch: Batch) -> None:
-    vectors = FrozenModels().vectors(batch, range(len(batch.items)), Team(), 40, "fp32")
+    vectors = FrozenModels().vectors(step_of(batch), range(len(batch.items)), Team(), 40, "fp32")
     assert vectors.guide_MD is vectors.teacher_MD is None

@@ -50,6 +50,7 @@ def batch_of(counts: list[int] = COUNTS, **fields: Any) -> Batch:
         items=[TokenizedText([1], 0)] * (ROWS + len(document_N)),
         texts=texts,
         scores=None,
+        is_in_batch=True,
         teacher_scores=np.full(len(document_N), np.nan, dtype=np.float32),
         plain_texts=[("", "")] * (ROWS + len(document_N)),
     )

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from tasks.params import Params, ParamsError, load_params
+from tasks.sections.base import Section
+from tasks.sections.data import Fields, Source
 
 PROFILES = sorted((Path(__file__).parents[2] / "infra" / "profiles").glob("*.yaml"))
 SAMPLE = next(path for path in PROFILES if path.stem == "sample")
@@ -38,7 +41,10 @@ def test_params_yaml_is_a_copy_of_a_profile() -> None:
 
 
 def test_a_missing_file_says_what_to_copy(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="does not exist: copy one of infra/profiles"):
+    with pytest.raises(
+        ParamsError,
+        match=r"does not exist: copy one of infra/profiles/ \(make profile PROFILE=sample",
+    ):
         load_params(tmp_path / "params.yaml")
 
 
@@ -66,6 +72,20 @@ def test_a_missing_section_is_named(tmp_path: Path, section: str) -> None:
 
 FROZEN = {"checkpoint": "backbone/model", "query_prompt": None, "document_prompt": None}
 GUIDE = FROZEN | {"margin": 0.0, "kind": "absolute", "in_batch": True, "explicit": False}
+
+
+def documents_only(content: dict[str, Any]) -> None:
+    """All examples are synthetic."""
+    sources = content["ingest"]["sources"]
+    content["ingest"]["sources"] = {"documents": sources["documents"]}
+    weights = {"synthetic": 1.0}
+    for section in (content["pretrain"], content["finetune"]):
+        section["sources"] = weights
+    for variant in content["multitask"]["variants"].values():
+        variant["sources"] = weights
+    content["mine"]["sources"] = ["synthetic"]
+
+
 FAULTS: dict[str, tuple[Change, str]] = {
     "unknown section": (lambda c: c.update(extra={}), r"  extra: .*unknown key"),
     "unknown key": (lambda c: c["prune"].update(fractoin=0.5), r"  prune\.fractoin: .*unknown key"),
@@ -133,9 +153,72 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["pretrain"]["training"].pop("guide"),
         r"  pretrain\.training\.guide: Field required",
     ),
+    "prefix longer than the embedding": (
+        lambda c: c["finetune"]["training"].update(matryoshka_dims=[64, 193]),
+        r"finetune\.training\.matryoshka_dims \[193\] exceed backbone\.scratch\.hidden_size 192",
+    ),
+    "one sub-batch, interleaved": (
+        lambda c: c["pretrain"]["training"].update(batches="interleaved"),
+        r"sub_batches 1 with batches interleaved: interleaved needs 2 or more",
+    ),
+    "sub-batches of one source": (
+        lambda c: c["pretrain"]["training"].update(sub_batches=4),
+        r"sub_batches 4 with batches source: .*the others 1",
+    ),
+    "sub-batches of unequal size": (
+        lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=5),
+        r"batch_size 32 must be 5 sub_batches of equal size",
+    ),
+    "sub-batches of one query": (
+        lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=32),
+        r"batch_size 32 must be 32 sub_batches of equal size with 2 queries or more",
+    ),
+    "negative exponent": (
+        lambda c: c["finetune"]["training"].update(source_temperature=-0.5),
+        r"  finetune\.training\.source_temperature: .*, got -0\.5",
+    ),
     "scratch without its settings": (
         lambda c: c["backbone"].update(scratch=None),
         r"source: scratch needs a mapping",
+    ),
+    "training source that the prompts do not know": (
+        lambda c: c["prompts"]["tasks"].pop("sts"),
+        r"prompts\.tasks has no \['sts'\], the tasks of sources \['paraphrases'\]: give",
+    ),
+    "synthetic queries without a prompt": (
+        lambda c: (
+            c["prompts"]["tasks"].pop("retrieval"),
+            [c["ingest"]["sources"][name].update(task="nli") for name in ("questions", "titles")],
+        ),
+        r"prompts\.tasks has no \['retrieval'\], the tasks of sources \['synthetic'\]",
+    ),
+    "no text between the lengths": (
+        lambda c: c["ingest"].update(min_characters=30, max_characters=20),
+        r"  ingest: .*min_characters 30 is above max_characters 20",
+    ),
+    "n-grams that fall": (
+        lambda c: c["baseline"].update(ngram_range=[5, 2]),
+        r"  baseline: .*ngram_range \[5, 2\] must not fall",
+    ),
+    "heads that do not divide": (
+        lambda c: c["backbone"]["scratch"].update(num_heads=3, num_key_value_heads=2),
+        r"  backbone\.scratch: .*num_heads 3 must be a multiple of num_key_value_heads 2",
+    ),
+    "true for an integer": (
+        lambda c: c["compute"].update(threads=True),
+        r"  compute\.threads: .*valid integer, got True",
+    ),
+    "text for an integer": (
+        lambda c: c["pretrain"]["training"].update(max_steps="12"),
+        r"  pretrain\.training\.max_steps: .*valid integer, got '12'",
+    ),
+    "true for a number": (
+        lambda c: c["pretrain"]["training"].update(learning_rate=True),
+        r"  pretrain\.training\.learning_rate: .*expected a number, not true or false, got True",
+    ),
+    "choice between merges without development examples": (
+        lambda c: documents_only(c),
+        r"merge\.method best chooses by development examples, .*set it to uniform_soup",
     ),
     "template without the text": (
         lambda c: c["prompts"].update(template="{instruction}"),
@@ -180,7 +263,60 @@ def test_a_guide_is_a_model_of_an_earlier_stage_or_a_folder_anywhere(
     assert params.pretrain.training.guide.checkpoint == checkpoint
 
 
+def test_documents_alone_will_do_when_all_examples_are_synthetic(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        documents_only(content)
+        content["merge"]["method"] = "uniform_soup"
+
+    assert not load(tmp_path, change).ingest.has_examples
+
+
 def test_a_section_cannot_be_changed(tmp_path: Path) -> None:
     params = load(tmp_path, lambda _: None)
     with pytest.raises(ValueError, match="frozen"):
         params.prune.fraction = 0.5
+
+
+def sections(base: type[BaseModel] = Section) -> list[type[BaseModel]]:
+    """Every class of a mapping of params.yaml."""
+    below = base.__subclasses__()
+    return below + [deeper for each in below for deeper in sections(each)]
+
+
+def test_every_value_says_what_it_is() -> None:
+    """The meaning of a key stands in one place, the class of its section."""
+    bare = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        if section is not Params  # its fields are sections, which say it in their own docstring
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert not bare
+
+
+def test_no_value_has_a_default_in_code() -> None:
+    """params.yaml holds every value of a run; only columns and rare switches of a source may go."""
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in sections()
+        if section not in {Fields, Source}
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    ]
+    assert not silent
+
+
+def test_weights_alone_may_decide_and_batches_may_be_composed(tmp_path: Path) -> None:
+    values = {"source_temperature": 0, "batches": "interleaved", "sub_batches": 4}
+    training = load(tmp_path, lambda c: c["finetune"]["training"].update(values)).finetune.training
+    assert training.source_temperature == 0.0
+    assert training.batch_size // training.sub_batches == 8
+
+
+def test_every_profile_trains_on_one_source_per_step() -> None:
+    """What a batch is made of changes results, so no profile may come to another way unnoticed."""
+    for path in PROFILES:
+        params = load_params(path)
+        for stage in (params.pretrain, params.finetune, params.multitask):
+            assert (stage.training.batches, stage.training.sub_batches) == ("source", 1)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -156,6 +158,46 @@ def test_an_abandoned_upload_is_removed_and_its_number_is_not_used_again(
     left = registry.storage.list("registry/pico/versions")
     assert {path.split("/")[3] for path in left} == {name}
     assert registry.verify(name) == []
+
+
+DYING_PUBLISHER = """
+import shutil, sys, threading
+from pathlib import Path
+from tasks.registry import Registry, fingerprint_folder
+from tasks.storage import open_storage
+
+def stop_halfway(source, target):
+    Path(target).write_bytes(Path(source).read_bytes()[:1])
+    print("copying", flush=True)
+    threading.Event().wait()
+
+shutil.copyfile = stop_halfway
+model = Path(sys.argv[1])
+registry = Registry(open_storage(sys.argv[2], None), "pico")
+registry.publish(model, fingerprint=fingerprint_folder(model), mean=0.5, scores={}, run={})
+"""
+
+
+def test_what_a_publisher_killed_inside_a_copy_left_is_removed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL, after which no handler removes the beginning of the file."""
+    command = [sys.executable, "-c", DYING_PUBLISHER, str(make_model(tmp_path / "a", "a"))]
+    with subprocess.Popen(
+        [*command, registry.storage.url],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as publisher:
+        assert publisher.stdout is not None
+        assert publisher.stdout.readline() == "copying\n"
+        publisher.kill()
+    assert len(list((tmp_path / "store").rglob(".partial-*"))) == 1
+    monkeypatch.setattr(registry_module, "ABANDONED_AFTER", timedelta(0))
+    name, _ = publish(registry, make_model(tmp_path / "b", "b"))
+    assert not list((tmp_path / "store").rglob(".partial-*"))
+    versions = tmp_path / "store" / "registry" / "pico" / "versions"
+    assert [path.name for path in versions.iterdir()] == [name]
 
 
 def test_a_publisher_whose_claim_was_cleared_away_does_not_commit(

@@ -1,4 +1,5 @@
 import configparser
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,11 @@ def repository(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://another")
+
+
 def written(repository: Path) -> dict[str, str]:
     """The remote as config.local holds it, read without DVC."""
     parser = configparser.ConfigParser()
@@ -35,6 +41,17 @@ def test_folder_becomes_an_absolute_path_below_the_checkout(repository):
 def test_bucket_keeps_its_endpoint(repository):
     use_remote(repository, Store(url="s3://bucket/prefix/", endpoint_url=ENDPOINT))
     assert written(repository) == {"url": "s3://bucket/prefix/dvc", "endpointurl": ENDPOINT}
+
+
+def test_dependencies_in_a_bucket_are_read_from_the_same_service(repository):
+    use_remote(repository, Store(url="store", endpoint_url=ENDPOINT))
+    assert os.environ["AWS_ENDPOINT_URL"] == ENDPOINT
+    assert "endpointurl" not in written(repository), "DVC allows none for a folder"
+
+
+def test_without_an_endpoint_the_environment_decides(repository):
+    use_remote(repository, Store(url="store", endpoint_url=None))
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://another"
 
 
 def test_old_endpoint_goes_with_the_old_bucket(repository):

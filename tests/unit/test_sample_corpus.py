@@ -12,10 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from infra.sample.compose import COMPARISONS, LINKS
 from infra.sample.generate import generate
 from infra.sample.grammar import agree, decline_person, decline_phrase, polish
 from infra.sample.guard import SHINGLE_WORDS, Guard
 from infra.sample.numerals import count, year
+from infra.sample.pair_sets import may_agree
 from infra.sample.render import render
 from infra.sample.split import Split, split_tables
 from infra.sample.tables import DOMAINS, Row, Table, count_facts, load_tables
@@ -47,6 +49,16 @@ SENTENCE_FIELDS = {"text", "passage", "body", "sentence1", "sentence2", "questio
 }
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[«А-ЯЁA-Z0-9])")
 LEFTOVERS = re.compile(r"[{}\[\]|]|  |\bNone\b| [,!?:;]| \.(?!\w)|\.\.|,,|\s$|^\s")
+
+GREETING = re.compile(r"^(?:слушай|привет|так|подскажи|скажи|пожалуйста), |^ещё одно: ", re.I)
+BLUNDERS = re.compile(
+    r"\b[Рр]ек(?:[иеу]|ой) (?:Волга|Лена|Нева)\b"  # the name takes the case of "река"
+    r"|\b[Рр]ек(?:[ие]|ой) (?:Дунай|Обь|Амур)\b"
+    r"|(?:Автор|Создатель) [^.]* — (?:братья|[^«».]* и )"  # one creator, two names
+    r"|\b[Гг]од\b[^.]* — \d+ год"
+    r"|поэт\w* — писатель|дерево — (?:это )?дерево"
+    r"|(?:что больше|как понять слово|вооружать пехоту)"
+)
 
 Record = dict[str, object]
 
@@ -226,6 +238,65 @@ def test_documents_have_three_to_eight_sentences(train: dict[str, list[Record]])
         assert 3 <= len(SENTENCE_END.split(str(record["text"]))) <= 8, record["text"]
 
 
+def test_no_opener_stands_twice_in_a_body(train: dict[str, list[Record]]) -> None:
+    openers = (*LINKS, *COMPARISONS)
+    for name, column in [
+        ("documents.jsonl", "text"),
+        ("title_body.jsonl", "body"),
+        ("questions.parquet", "passage"),
+    ]:
+        for record in train[name]:
+            text = str(record[column])
+            assert all(text.count(opener) < 2 for opener in openers), text
+
+
+def test_no_known_blunder_is_left(corpus: Path, train: dict[str, list[Record]]) -> None:
+    every = [text for records in train.values() for text in texts(records)]
+    for text in every + benchmark_texts(corpus):
+        assert not BLUNDERS.search(text), text
+
+
+def test_contradicted_relations_have_one_answer(
+    tables: tuple[Table, ...], train: dict[str, list[Record]]
+) -> None:
+    """A lake may lie in Africa and in Eastern Africa: such values deny nothing."""
+    open_relations = {
+        ("lakes", "place"),
+        ("mountains", "place"),
+        ("plants", "homeland"),
+        ("writers", "nation"),
+        ("elements", "family"),
+        ("battles", "winner"),
+    }
+    exclusive = {(t.name, r.column) for t in tables for r in t.relations if r.exclusive}
+    assert not exclusive & open_relations
+    assert len(train["nli.jsonl"]) >= 2300
+
+
+def intent_texts(corpus: Path, train: dict[str, list[Record]]) -> list[str]:
+    folder = corpus / "benchmark" / "SampleIntentClassification" / "default"
+    held_out = [row for split in ("train", "test") for row in read(folder / f"{split}.parquet")]
+    return [str(row["text"]) for row in train["intents.jsonl"] + held_out]
+
+
+def test_request_after_a_greeting_begins_small_unless_it_is_a_name(
+    corpus: Path, train: dict[str, list[Record]], tables: tuple[Table, ...]
+) -> None:
+    """Not "Привет, Сохрани статью о Сириусе"."""
+    names = tuple({row.noun.text for table in tables for row in table.rows})
+    for text in intent_texts(corpus, train):
+        core = GREETING.sub("", text)
+        if core != text and core[:1].isupper():
+            assert core.startswith(names), text
+
+
+def test_polite_words_fit_the_kind_of_request(corpus: Path, train: dict[str, list[Record]]) -> None:
+    """Not "…, срочно нужно?", and "пожалуйста" only beside an order."""
+    for text in intent_texts(corpus, train):
+        assert not re.search(r"(?:нужно|школы|пожалуйста|узнать, .*)\?", text), text
+        assert not ("пожалуйста" in text.lower() and "?" in text), text
+
+
 def test_paraphrase_scores_cover_the_scale(train: dict[str, list[Record]]) -> None:
     scores = [float(str(record["score"])) for record in train["paraphrases.csv"]]
     assert all(scores.count(score) > 300 for score in range(6))
@@ -343,6 +414,24 @@ EXACT = [
     ("inventions", "маятниковые часы", "{S} [появился] в {year:yp}.", "Маятниковые часы появились в 1656 году."),
     ("companies", "«Нестле»", "{S} [основан] в {year:yp}.", "Компания «Нестле» основана в 1866 году."),
     ("languages", "C++", "Программисты пишут на {S:p}.", "Программисты пишут на языке программирования C++."),
+    ("languages", "BASIC", "{S:a} [создал@author] {author}.", "Язык программирования BASIC создали Джон Кемени и Томас Курц."),
+    ("languages", "JavaScript", "Чаще всего {S} [нужен] для таких задач: {use}.", "Чаще всего язык программирования JavaScript нужен для таких задач: создание сайтов."),
+    ("inventions", "самолёт", "{S:a} [создал@inventor] {inventor}.", "Самолёт создали братья Райт."),
+    ("inventions", "рентгеновский снимок", "{S:a} придумали, чтобы {use}.", "Рентгеновский снимок придумали, чтобы рассматривать кости внутри тела."),
+    ("inventions", "маятниковые часы", "{S} [служит] для того, чтобы {use}.", "Маятниковые часы служат для того, чтобы точно измерять время."),
+    ("elements", "йод", "В таблице Менделеева {S:a} обозначают знаком {symbol}.", "В таблице Менделеева йод обозначают знаком I."),
+    ("elements", "медь", "В твёрдом виде {S} [остаётся].", "В твёрдом виде медь остаётся."),
+    ("elements", "водород", "Число электронных оболочек у атома {S:g} — {period}.", "Число электронных оболочек у атома водорода — 1."),
+    ("lakes", "Гарда", "Насколько [глубок] {S}?", "Насколько глубока Гарда?"),
+    ("lakes", "Женевское озеро", "Насколько [глубок] {S}?", "Насколько глубоко Женевское озеро?"),
+    ("moons", "Европа", "{S:a} открыл {discoverer}.", "Европу открыл Галилео Галилей."),
+    ("stars", "Арктур", "Каким видят цвет {S:g}?", "Каким видят цвет Арктура?"),
+    ("rulers", "Елизавета Первая", "Последним в правлении {S:g} стал {end:yn}.", "Последним в правлении Елизаветы Первой стал 1603 год."),
+    ("companies", "«Гугл»", "Главное направление {S:g} — {product}.", "Главное направление компании «Гугл» — интернет-поиск."),
+    ("plants", "шоколадное дерево", "Дикие предки {S:g} росли в таких краях: {homeland}.", "Дикие предки шоколадного дерева росли в таких краях: Америка."),
+    ("writers", "Марина Цветаева", "{S} — {nation@S} {kind}.", "Марина Цветаева — русская поэтесса."),
+    ("writers", "Данте Алигьери", "{S} — {nation@S} {kind}.", "Данте Алигьери — итальянский поэт."),
+    ("books", "Король Лир", "В центре {S:g} стоит персонаж по имени {hero}.", "В центре трагедии «Король Лир» стоит персонаж по имени Лир."),
 ]  # fmt: skip
 
 
@@ -362,6 +451,21 @@ def test_demonstrative_agrees_with_the_kind(tables: tuple[Table, ...]) -> None:
     assert render("{S} [протянулся] далеко.", river, "this") == "Эта река протянулась далеко."
     assert render("{S} [протянулся] далеко.", river, "kind") == "Река Дунай протянулась далеко."
     assert render("{S} [протянулся] далеко.", river) == "Дунай протянулся далеко."
+
+
+def test_river_keeps_the_case_of_its_kind() -> None:
+    """Not "длина реки Волга"; lakes and stars stay in the nominative after the kind."""
+    tables = load_tables()
+    volga, baikal = find(tables, "rivers", "Волга"), find(tables, "lakes", "Байкал")
+    assert render("Длина {S:g}.", volga, "kind") == "Длина реки Волги."
+    assert render("В {S:p}.", volga, "kind") == "В реке Волге."
+    assert render("Глубина {S:g}.", baikal, "kind") == "Глубина озера Байкал."
+
+
+def test_value_in_fewer_words_is_no_contradiction() -> None:
+    assert may_agree("в Африке", "в Восточной Африке")
+    assert may_agree("Евгений Онегин", "Евгений")
+    assert not may_agree("Европа", "Азия")
 
 
 def test_numerals_agree() -> None:

@@ -224,7 +224,7 @@ def test_the_tensors_of_a_folder_are_the_parameters_of_its_encoder(pico_folder: 
 
 def test_probe_batches_depend_on_seed_and_step_alone(pico_encoder: Encoder, tmp_path: Path):
     sources = [source("a", "retrieval"), source("b", "classification")]
-    probe = Probe(pico_encoder, sources, SETTINGS, tmp_path)
+    probe = Probe(pico_encoder, sources, SETTINGS)
     forward = [probe.backward(step) for step in range(4)]
     assert [probe.backward(step) for step in (3, 2, 1, 0)] == forward[::-1]
     assert len(set(forward)) == 4
@@ -232,7 +232,7 @@ def test_probe_batches_depend_on_seed_and_step_alone(pico_encoder: Encoder, tmp_
 
 def test_the_probe_refuses_sources_that_are_all_graded(pico_encoder: Encoder, tmp_path: Path):
     with pytest.raises(ValueError, match="needs a task other than sts"):
-        Probe(pico_encoder, [source("pairs", "sts")], SETTINGS, tmp_path)
+        Probe(pico_encoder, [source("pairs", "sts")], SETTINGS)
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(pico_encoder: Encoder, tmp_path: Path):
@@ -240,7 +240,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(pico_encoder: Encoder,
     for tokens in (4096, 40):
         settings = ProbeSettings(**{**SETTINGS.__dict__, "micro_batch_tokens": tokens})
         pico_encoder.zero_grad()
-        Probe(pico_encoder, [source("a", "retrieval")], settings, tmp_path).backward(0)
+        Probe(pico_encoder, [source("a", "retrieval")], settings).backward(0)
         gradients.append([p.grad.clone() for p in pico_encoder.backbone.parameters()])
     for whole, parts in zip(*gradients, strict=True):
         assert torch.allclose(whole, parts, atol=1e-5)

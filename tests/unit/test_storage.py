@@ -1,5 +1,6 @@
 """Object storage on a local folder, and what is said when S3 cannot be used."""
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,28 @@ def test_a_prefix_is_deleted_with_all_below_it(store: Storage) -> None:
     store.delete("a")
     store.delete("nothing")
     assert store.list() == ["c"]
+
+
+def test_all_that_starts_alike_is_deleted_with_what_a_dead_upload_left(
+    store: Storage, tmp_path: Path
+) -> None:
+    for path in ("a/v1-x/1", "a/v1-y/b/2", "a/v10-z/3", "v1-w"):
+        store.write_bytes(path, b"")
+    (tmp_path / "store" / "a" / "v1-x" / ".partial-1").touch()
+    assert store.delete_starting("a/v1-") == 3
+    assert store.delete_starting("nothing/v1-") == 0
+    assert store.list() == ["a/v10-z/3", "v1-w"]
+    assert sorted(path.name for path in (tmp_path / "store" / "a").iterdir()) == ["v10-z"]
+
+
+def test_what_a_dead_writer_left_goes_after_a_day(store: Storage, tmp_path: Path) -> None:
+    store.write_bytes("a", b"1")
+    old, new = (tmp_path / "store" / f".partial-{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    store.write_bytes("a", b"2")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [".partial-new", "a"]
 
 
 @pytest.mark.parametrize("path", ["", ".", "/"])

@@ -132,3 +132,21 @@ def test_a_damaged_cache_is_named_with_what_to_do(tmp_path: Path) -> None:
     message = r"cache\.sqlite cannot be used .* move the file away"
     with pytest.raises(StageError, match=message), open_cache(path):
         pass
+
+
+def test_a_full_disk_is_named_and_the_answers_before_it_stay(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    message = r"cache\.sqlite cannot be used \(.*full\): free the disk"
+    with pytest.raises(StageError, match=message):
+        put_until_it_is_full(path, Answer("да" * 1000, 1, 1))
+    with open_cache(path) as cache:
+        assert cache.get("0") == Answer("да" * 1000, 1, 1)
+        cache.put("last", Answer("нет", 1, 1))
+        assert cache.get("last") == Answer("нет", 1, 1)
+
+
+def put_until_it_is_full(path: Path, answer: Answer) -> None:
+    with open_cache(path) as cache:
+        cache._connection.execute("PRAGMA max_page_count = 4")
+        for number in range(20):
+            cache.put(str(number), answer)

@@ -26,6 +26,7 @@ from tasks.sections.data import Endpoint
 from tasks.stage import StageError
 from tasks.synthesize.__main__ import synthesize
 from tests.unit.fake_endpoint import DEADLINE_S, KEY, FakeEndpoint, Reply, settings
+from tests.unit.file_limit import files_up_to
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,6 +185,25 @@ def test_a_query_that_an_evaluation_holds_is_refused(workplace: Path, fake: Fake
     )
     synthesize(params_for(settings(fake.url), queries_per_document=1))
     assert metrics()["rejected"] == {"evaluation_text": 1}
+
+
+def test_when_the_disk_has_room_again_the_next_run_asks_only_for_the_rest(
+    workplace: Path, fake: FakeEndpoint
+) -> None:
+    """A log of 60 kB holds some of the answers of 12 documents, not all."""
+    ingest(12)
+    params = params_for(settings(fake.url, concurrency=1))
+    with (
+        pytest.raises(StageError, match=r"answers\.sqlite cannot be used .* free the disk"),
+        files_up_to(60_000),
+    ):
+        synthesize(params)
+    assert not Path("artifacts/synthesize").exists()
+    asked = len(fake.requests)
+    assert 1 < asked < 72
+    synthesize(params)
+    assert len(examples()) == 24
+    assert len(fake.requests) == 72 + 1, "only the answer that did not fit is paid for twice"
 
 
 def test_after_a_failure_the_next_run_asks_only_for_the_rest(

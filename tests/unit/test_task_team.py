@@ -1,68 +1,26 @@
 """A training stage on two processes: same outputs but for rounding, nobody left behind."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pyarrow as pa
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from tasks.params import load_params
-from tasks.records import EXAMPLE_SCHEMA, write_table
 from tasks.stage import StageError
 from tasks.team import joined_team
-
-ROOT = Path(__file__).resolve().parents[2]
-PROFILE = ROOT / "infra" / "profiles" / "pico.yaml"
-
-
-def write_workspace(folder: Path, model: Path, **training: Any) -> None:
-    rows = [
-        {
-            "id": f"r{row}", "task": "retrieval", "source": "titles", "lang": "ru",
-            "query": f"вопрос номер {row}", "positives": [f"ответ {row} на вопрос {row * 7}"],
-            "negatives": [], "negative_scores": None, "label": None, "score": None,
-        }
-        for row in range(40)
-    ]  # fmt: skip
-    write_table(
-        pa.Table.from_pylist(rows, EXAMPLE_SCHEMA), folder / "artifacts" / "ingest" / "examples"
-    )
-    write_table(
-        pa.Table.from_pylist([row | {"source": "synthetic"} for row in rows], EXAMPLE_SCHEMA),
-        folder / "artifacts" / "synthesize" / "examples",
-    )
-    (folder / "artifacts" / "prune").mkdir()
-    (folder / "artifacts" / "prune" / "model").symlink_to(model)
-    content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
-    content["pretrain"]["training"] |= training
-    content["compute"] |= {"precision": "fp32"}
-    (folder / "params.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
-
-
-def set_processes(folder: Path, processes: int) -> None:
-    path = folder / "params.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    content["compute"] |= {"device": "cpu", "threads": 1, "processes": processes}
-    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tasks.pretrain"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+from tests.unit.training_workspace import (
+    PROFILE,
+    set_processes,
+    start_pretrain,
+    write_workspace,
+)
 
 
 def test_two_processes_write_what_one_writes(pico_folder: Path, tmp_path: Path) -> None:
@@ -70,7 +28,7 @@ def test_two_processes_write_what_one_writes(pico_folder: Path, tmp_path: Path) 
     found = {}
     for processes in (1, 2):
         set_processes(tmp_path, processes)
-        process = start(tmp_path)
+        process = start_pretrain(tmp_path)
         _, output = process.communicate(timeout=200)
         assert process.returncode == 0, output
         folder = tmp_path / "artifacts" / "pretrain"
@@ -92,10 +50,10 @@ def test_a_killed_team_goes_on_to_the_same_steps(pico_folder: Path, tmp_path: Pa
         folder.mkdir()
         write_workspace(folder, pico_folder, max_steps=40, checkpoint_every_steps=5)
         set_processes(folder, 2)
-        process = start(folder)
+        process = start_pretrain(folder)
         if name == "cut":
             kill_after(12, folder, process)
-            process = start(folder)
+            process = start_pretrain(folder)
         _, output = process.communicate(timeout=200)
         assert process.returncode == 0, output
         logs.append((folder / "artifacts" / "pretrain" / "training.jsonl").read_bytes())
@@ -123,7 +81,7 @@ def test_when_one_process_is_killed_none_is_left(
 ) -> None:
     write_workspace(tmp_path, pico_folder, max_steps=100_000, warmup_steps=1)
     set_processes(tmp_path, 2)
-    process = start(tmp_path)
+    process = start_pretrain(tmp_path)
     family = psutil.Process(process.pid)
     assert process.stderr is not None
     while "step " not in process.stderr.readline():

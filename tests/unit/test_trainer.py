@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from model.checkpoint import load_latest
 from model.encoder import Encoder, TokenizedText
@@ -248,6 +249,53 @@ def test_two_trainings_of_one_seed_write_equal_bytes(
     assert_same_weights(results[0][1], results[1][1])
 
 
+def test_gradients_are_clipped_before_the_step_and_logged_unclipped(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    norms: list[float] = []
+
+    def measure(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(g for g in gradients if g is not None).item())
+
+    handle = register_optimizer_step_pre_hook(measure)
+    try:
+        for clip_norm in (1e-3, 1e9):
+            settings = dataclasses.replace(
+                SETTINGS, max_steps=1, warmup_steps=0, gradient_clip_norm=clip_norm
+            )
+            run(Encoder.load(pico_folder), sources, tmp_path / str(clip_norm), settings)
+    finally:
+        handle.remove()
+    clipped, unclipped = norms
+    assert clipped == pytest.approx(1e-3, rel=1e-6)
+    for clip_norm in (1e-3, 1e9):
+        [record] = read_records(tmp_path / str(clip_norm) / "training.jsonl")
+        assert record.grad_norm == pytest.approx(unclipped, rel=1e-6)
+    assert unclipped > 0.1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float)])
+def test_products_of_the_decoder_have_the_precision_of_the_settings(
+    pico_encoder: Encoder,
+    sources: list[TrainingSource],
+    tmp_path: Path,
+    precision: str,
+    dtype: torch.dtype,
+) -> None:
+    """Both the plain pass and the two passes of GradCache."""
+    seen: set[torch.dtype] = set()
+    layer = next(each for each in pico_encoder.modules() if isinstance(each, torch.nn.Linear))
+    layer.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
+    for tokens in (4096, 150):
+        settings = dataclasses.replace(
+            SETTINGS, max_steps=3, precision=precision, micro_batch_tokens=tokens
+        )
+        run(pico_encoder, sources, tmp_path / str(tokens), settings)
+        assert seen == {dtype}
+        seen.clear()
+
+
 def test_norms_are_not_decayed(
     pico_encoder: Encoder, pico_texts: list[str], tmp_path: Path
 ) -> None:
@@ -323,6 +371,38 @@ def test_sigterm_saves_the_step_and_the_rerun_goes_on_from_it(
     run(resumed, sources, tmp_path / "cut", on_step=lambda record: seen.append(record.step))
     assert seen == [5, 6, 7, 8]
     assert_same_weights(weights_of(resumed), weights_of(whole))
+
+
+def batch_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_a_stop_leaves_no_thread_that_makes_batches(
+    pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
+) -> None:
+    seen: list[list[str]] = []
+
+    def terminate(record: StepRecord) -> None:
+        seen.append(batch_threads())
+        if record.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStoppedError):
+        run(Encoder.load(pico_folder), sources, tmp_path, on_step=terminate)
+    assert len(seen[0]) == 1, "the premise: there was one"
+    assert not batch_threads()
+
+
+def test_a_batch_that_cannot_be_made_stops_the_training_with_its_message(
+    pico_encoder: Encoder, pico_texts: list[str], tmp_path: Path
+) -> None:
+    """Row 3 has no query, which is found by the thread."""
+    source = source_of(pico_texts, [0] * 6)
+    queries = pa.array([None if row == 3 else f"вопрос {row}" for row in range(6)])
+    broken = dataclasses.replace(source, table=source.table.set_column(1, "query", queries))
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'casefold'"):
+        run(pico_encoder, [broken], tmp_path)
+    assert not batch_threads()
 
 
 CHILD = """

@@ -122,6 +122,18 @@ def test_sound_data_passes_and_writes_equal_bytes_twice(ingested: Ingested, para
     assert json.loads(first["metrics.json"])["rows"]["examples"] == 100
 
 
+def test_documents_alone_pass_without_examples(ingested: Ingested, params: Params) -> None:
+    """Their queries are written after this stage, so no number of examples can be asked for."""
+    ingested.examples = ingested.development = []
+    ingested.write()
+    with pytest.raises(StageError, match="at least 100 rows"):
+        validate(params)
+    sources = {"documents": params.ingest.sources["documents"]}
+    ingest = params.ingest.model_copy(update={"sources": sources})
+    validate(params.model_copy(update={"ingest": ingest}))
+    assert Path("artifacts/validate/passed.json").exists()
+
+
 def test_the_pages_ask_the_network_for_nothing(ingested: Ingested, params: Params) -> None:
     ingested.write()
     validate(params)

@@ -63,8 +63,9 @@ class Corpus:
         return self.declare(name, f"{name}.{kind}", kind, task, **fields)
 
     def save(self) -> Path:
-        """Write params.yaml; the training stages name the first source of examples."""
+        """Write params.yaml; the training stages name the first source of examples, if any."""
         names = [name for name, source in self.sources.items() if source["task"] != "documents"]
+        names = names or ["synthetic"]
         chosen = dict.fromkeys(names[:1], 1.0)
         for section in ("pretrain", "finetune"):
             self.params[section]["sources"] = chosen

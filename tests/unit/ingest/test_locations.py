@@ -74,6 +74,15 @@ def test_of_a_saved_dataset_with_splits_only_train_is_read(tmp_path: Path) -> No
     assert names(tmp_path, "d", "datasets") == ["d/train/data-00000-of-00001.arrow"]
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"_data_files": 1, "splits": 1}', "\xff"])
+def test_a_broken_file_of_a_saved_dataset_is_named(tmp_path: Path, name: str, content: str) -> None:
+    touch(tmp_path, f"d/{name}")
+    (tmp_path / "d" / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(StageError, match=rf"d/{name} is broken .*save the dataset again"):
+        names(tmp_path, "d", "datasets")
+
+
 def test_of_a_hub_folder_only_train_is_read(tmp_path: Path) -> None:
     touch(tmp_path, "d/README.md", "d/data/train-0.parquet", "d/data/test-0.parquet")
     assert names(tmp_path, "d", "datasets") == ["d/data/train-0.parquet"]

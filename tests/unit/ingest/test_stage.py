@@ -341,6 +341,23 @@ def test_one_class_only_is_an_error(corpus) -> None:
         corpus.run()
 
 
+def test_labels_that_all_differ_are_told_from_one_class(corpus) -> None:
+    rows = [{"q": f"текст {n}", "l": f"класс {n}"} for n in range(3)]
+    corpus.jsonl("topics", "classification", rows, query="q", label="l")
+    with pytest.raises(StageError, match="source topics: no two rows share a label"):
+        corpus.run()
+
+
+def test_documents_alone_give_no_examples_and_no_error(corpus) -> None:
+    """Queries for them are written later, by the stage synthesize."""
+    corpus.sources.pop("questions")
+    corpus.params["merge"]["method"] = "uniform_soup"
+    corpus.params["ingest"]["development_fraction"] = 0.1
+    totals = corpus.run()["totals"]
+    assert (totals["examples"], totals["development"], totals["documents"]) == (0, 0, 1)
+    assert corpus.table("examples") == []
+
+
 def test_a_language_that_is_not_kept_is_an_error(corpus) -> None:
     corpus.sources["questions"]["lang"] = "en"
     with pytest.raises(StageError, match=r"source questions has lang en, but .* only \['ru'\]"):

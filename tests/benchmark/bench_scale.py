@@ -1,0 +1,103 @@
+"""What a large batch costs: python tests/benchmark/bench_scale.py.
+
+A batch of 16,384 pairs by GradCache beside a batch of 512 in one pass: seconds per pair, and peak
+memory of the process, each taken in a process of its own. The law of the matter: a second forward
+pass makes 8 of 6 units of arithmetic, 1.33x. Also the seconds from a loaded model to the end of the
+first step.
+"""
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
+from model.encoder import Encoder
+from model.precision import fast_precision
+from tests.benchmark.workload import Ours, lognormal_pairs, make_model
+
+SMALL_BATCH, SMALL_STEPS = 512, 4
+TEXTS = "short"
+MODEL_PAIRS = 512
+
+logger = logging.getLogger("bench_scale")
+
+
+def measure(folder: Path, batch: int, steps: int, micro_batch_tokens: int) -> dict[str, float]:
+    """Seconds per pair after the first step, seconds to its end, peak memory, in this process."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = Encoder.load(folder, device=device)
+    pairs = lognormal_pairs(TEXTS, batch * steps)
+    batches = [pairs[start : start + batch] for start in range(0, len(pairs), batch)]
+    started = time.perf_counter()
+    trainer = Ours(encoder, batches, fast_precision(device), micro_batch_tokens).trainer()
+    record = trainer.step(1)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    for step in range(2, steps + 1):
+        trainer.step(step)
+    seconds = (time.perf_counter() - started) / max(1, steps - 1) if steps > 1 else first
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
+    return {
+        "pairs_per_second": batch / seconds,
+        "first_step_s": first,
+        "peak_bytes": peak,
+        "forward_passes": record.micro_batches,
+    }
+
+
+def in_own_process(folder: Path, *numbers: int) -> dict[str, float]:
+    """The same, measured in a new process."""
+    command = [sys.executable, __file__, "--measure", str(folder), *map(str, numbers)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    """Print both measurements and their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=16384)
+    parser.add_argument("--micro-batch-tokens", type=int, default=16384)
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.measure:
+        folder, *numbers = chosen.measure
+        sys.stdout.write(json.dumps(measure(Path(folder), *map(int, numbers))))
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        make_model(folder, lognormal_pairs(TEXTS, MODEL_PAIRS))
+        tokens = chosen.micro_batch_tokens
+        small = in_own_process(folder, SMALL_BATCH, SMALL_STEPS, tokens)
+        large = in_own_process(folder, chosen.batch, 1, tokens)
+    for batch, found in ((SMALL_BATCH, small), (chosen.batch, large)):
+        logger.info(
+            "batch %6d: %5.0f pairs/s, %.2f GB, %d forward passes, %.1f s to the first step",
+            batch,
+            found["pairs_per_second"],
+            found["peak_bytes"] / 1e9,
+            found["forward_passes"],
+            found["first_step_s"],
+        )
+    logger.info(
+        "per pair %.2fx, memory %.2fx",
+        small["pairs_per_second"] / large["pairs_per_second"],
+        large["peak_bytes"] / small["peak_bytes"],
+    )
+
+
+if __name__ == "__main__":
+    main()
