@@ -217,9 +217,7 @@ def test_scores_and_plain_texts_of_a_mixed_batch_stay_with_their_items(
     pico_encoder: Encoder, tmp_path: Path
 ) -> None:
     negatives = 0
-    for part in (
-        part for n in range(1, 5) for part in scored_step(pico_encoder, tmp_path, n).parts
-    ):
+    for part in (part for step in scored_steps(pico_encoder, tmp_path) for part in step.parts):
         rows = part.num_queries
         for item, (prompt, text) in zip(part.items, part.plain_texts, strict=True):
             assert pico_encoder.tokenizer.decode(item.ids) == prompt + text
@@ -240,9 +238,7 @@ def test_classes_of_a_mixed_batch_are_equal_where_source_and_label_are(
     pico_encoder: Encoder, tmp_path: Path
 ) -> None:
     of_several = 0
-    for part in (
-        part for n in range(1, 9) for part in scored_step(pico_encoder, tmp_path, n).parts
-    ):
+    for part in (part for step in scored_steps(pico_encoder, tmp_path) for part in step.parts):
         names = {source_name(row) for row in part.row_ids}
         if not names <= {"classes", "clusters"}:
             assert part.texts.classes is None
