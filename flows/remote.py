@@ -11,7 +11,7 @@ from typing import Any
 from dvc.config import Config, ConfigError
 
 from flows.errors import FlowError
-from tasks.params import Store
+from tasks.params import Store, load_params
 
 REMOTE = "store"
 FOLDER = "dvc"
@@ -45,8 +45,9 @@ def use_remote(root: Path, store: Store) -> str:
     return wanted["url"]
 
 
-def refusal_hint(store: Store) -> str:
-    """What to look at when the store refuses."""
+def refusal_hint() -> str:
+    """What to look at when the store of params.yaml refuses."""
+    store = load_params().store
     return (
         f"the store {store.url} at {store.endpoint_url or 'AWS S3'} refuses: check that "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary keys) "

@@ -22,7 +22,6 @@ from flows.errors import StageFailedError
 from flows.process import stream
 from flows.remote import refusal_hint
 from flows.terminal import say_output, say_stage
-from tasks.params import load_params
 
 TAIL_LINES = 30
 PUSH_DELAYS_S = [1.0, 3.0, 9.0]
@@ -124,7 +123,7 @@ def push(name: str, stages: list[str]) -> float:
     except StageFailedError as error:
         if not REFUSED.search(str(error)):
             raise
-        raise StageFailedError(f"{error}\n{refusal_hint(load_params().store)}") from None
+        raise StageFailedError(f"{error}\n{refusal_hint()}") from None
     seconds = time.monotonic() - started
     say_stage(name, f"done, {seconds:.1f} s")
     return seconds

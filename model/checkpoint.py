@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,14 +117,26 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; other names are ignored, settings stay."""
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    as_held: Callable[[Tensor, Tensor], Tensor] = lambda value, _: value,
+) -> None:
+    """Put back what `optimizer_tensors` gave; other names are ignored, settings stay.
+
+    Args:
+        optimizer: Over the parameters that the values are of.
+        tensors: What was saved.
+        as_held: A value in the form in which that parameter is held.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, _, rest = key.partition(".")
         if kind == "optimizer":
             parameter, _, name = rest.partition(".")
-            state.setdefault(int(parameter), {})[name] = value
+            number = int(parameter)
+            state.setdefault(number, {})[name] = as_held(value, parameters[number])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

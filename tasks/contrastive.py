@@ -24,6 +24,8 @@ from model.training.trainer import train
 from tasks.checkpoint_key import checkpoint_key
 from tasks.compute import Machine, use_compute
 from tasks.corpus import open_corpus, spool_corpus
+from tasks.frozen import frozen_folders, load_frozen
+from tasks.loss_options import OPTIONS, loss_options
 from tasks.params import Params
 from tasks.prompts import document_prompt, query_prompt
 from tasks.sections.training import Prompts, Training
@@ -34,6 +36,7 @@ INGESTED = ARTIFACTS / "ingest" / "examples"
 SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
 MINED = ARTIFACTS / "mine" / "examples"
 SYNTHETIC = "synthetic"
+LABELS_JOINED_BY = "|"
 CORPORA = Path(".samovar/corpora")
 """Arrow files of the stages that are under way."""
 MICRO_BATCHES = CHECKPOINTS.parent / "micro_batch_tokens.json"
@@ -80,7 +83,10 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
         _spool(stage)
     team.wait()
     sources = load_sources(params.prompts, stage)
-    settings = train_settings(stage.training, machine.precision)
+    settings = replace(
+        train_settings(stage.training, machine.precision),
+        shard_weights=params.compute.parallel == "fsdp2" and team.size > 1,
+    )
     if settings.batches != "mixed":
         warn_about_small_sources(sources, settings.sub_batch_size)
     warn_about_idle_rows(sources, stage.training)
@@ -101,6 +107,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
             checkpoint_folder=work,
             log_path=log,
             settings=settings,
+            frozen=load_frozen(params, stage.training, machine.device),
         )
     except TrainingStoppedError as stopped:
         logger.warning("%s; run the stage again to go on", stopped)
@@ -159,13 +166,13 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
 
 def train_settings(training: Training, precision: Precision) -> TrainSettings:
     """The section as plain values for the trainer; micro-batches of `auto` are yet to be sized."""
-    values = training.model_dump()
+    values = training.model_dump(exclude=set(OPTIONS))
     values["micro_batch_tokens"] = training.tokens_at_once
     if training.lora is not None:
         values["lora"] = LoraSettings(**values["lora"])
     if training.memory is not None:
         values["memory"] = MemorySettings(**values["memory"])
-    return TrainSettings(**values, precision=precision)
+    return TrainSettings(**values, options=loss_options(training), precision=precision)
 
 
 def _sized(
@@ -195,7 +202,7 @@ def warn_about_idle_rows(sources: list[TrainingSource], training: Training) -> N
     """Log each source with rows that teach nothing: they have no negative and get none in-batch."""
     for source in sources:
         idle = int((_lengths(source.table["negatives"]) == 0).sum())
-        if idle and _needs_own_negatives(source, training.loss):
+        if idle and _needs_own_negatives(source, training):
             logger.warning(
                 "source %s: %d of %d rows have no negative of their own and get none from the "
                 "batch: they add 0 to the loss",
@@ -218,28 +225,57 @@ def _fault(source: TrainingSource, training: Training) -> str | None:
     without = int((_lengths(table["positives"]) == 0).sum())
     if without:
         return f"{without} of {table.num_rows} rows have no positive: ingest must drop them"
-    if source.is_graded and table["score"].null_count:
-        return (
-            f"{table['score'].null_count} of {table.num_rows} rows have no score: "
-            "map the field `score` of the source, or give it the task nli"
-        )
-    if not _needs_own_negatives(source, training.loss):
+    if source.is_graded:
+        return _score_fault(table["score"])
+    needs_labels = not source.is_in_batch and training.class_negatives == "batch"
+    fault = _label_fault(table["label"]) if needs_labels else None
+    if fault is None and _needs_own_negatives(source, training):
+        fault = _negatives_fault(source, training)
+    return fault
+
+
+def _score_fault(scores: pa.ChunkedArray) -> str | None:
+    if not scores.null_count:
         return None
+    return (
+        f"{scores.null_count} of {len(scores)} rows have no score: "
+        "map the field `score` of the source, or give it the task nli"
+    )
+
+
+def _label_fault(labels: pa.ChunkedArray) -> str | None:
+    """A row's label must tell which other rows are its negatives."""
+    several = sum(LABELS_JOINED_BY in (label or "") for label in labels.to_pylist())
+    if not (labels.null_count or several):
+        return None
+    return (
+        f"{labels.null_count} of {len(labels)} rows have no label and {several} have several, so "
+        "nothing tells which rows are negatives of each other: set class_negatives to own, or "
+        "remove the source"
+    )
+
+
+def _needs_own_negatives(source: TrainingSource, training: Training) -> bool:
+    """Whether a row learns from its own hard negatives alone."""
+    if source.is_graded or training.teacher is not None:
+        return False
+    if not source.is_in_batch and training.class_negatives == "own":
+        return True
+    softmaxes = training.softmaxes or PRESETS[training.loss].loss.softmaxes
+    return {term for softmax in softmaxes for term in softmax} <= set(EXPLICIT_TERMS)
+
+
+def _negatives_fault(source: TrainingSource, training: Training) -> str | None:
+    """Rows that have nothing but their own hard negatives must have some."""
     if training.hard_negatives == 0:
         return (
             "hard_negatives is 0, and there are no in-batch negatives here "
             f"(loss {training.loss}): nothing would be learnt; raise hard_negatives, "
             "or remove the source from the stage"
         )
-    if not _lengths(table["negatives"]).any():
+    if not _lengths(source.table["negatives"]).any():
         return f"no row has a negative, and there are no in-batch ones: {_remedy(source)}"
     return None
-
-
-def _needs_own_negatives(source: TrainingSource, loss: str) -> bool:
-    """Whether a row learns from its own hard negatives alone."""
-    terms = {term for softmax in PRESETS[loss].loss.softmaxes for term in softmax}
-    return not source.is_graded and (not source.is_in_batch or terms <= set(EXPLICIT_TERMS))
 
 
 def _remedy(source: TrainingSource) -> str:
@@ -268,6 +304,7 @@ def _key(params: Params, stage: ContrastiveStage, precision: Precision) -> str:
     inputs = [stage.base, INGESTED]
     inputs += [SYNTHESIZED] if SYNTHETIC in stage.weights else []
     inputs += [MINED] if stage.is_mined else []
+    inputs += frozen_folders(stage.training)
     return checkpoint_key(settings, inputs)
 
 

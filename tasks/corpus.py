@@ -19,8 +19,11 @@ from tasks.checkpoint_key import checkpoint_key
 from tasks.records import EXAMPLE_SCHEMA, read_shards
 from tasks.stage import atomic_folder, read_json, write_json
 
-COLUMNS = ["id", "task", "source", "query", "positives", "negatives", "score"]
-KEPT = ["id", "query", "positives", "negatives", "score"]
+KEPT = [
+    *("id", "query", "positives", "positive_scores", "negatives", "negative_scores"),
+    *("label", "score"),
+]
+COLUMNS = ["task", "source", *KEPT]
 SOURCES = "sources.json"
 """Names of all sources that have examples, those that were not asked for too."""
 

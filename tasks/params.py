@@ -29,6 +29,10 @@ from tasks.sections.training import (
 PARAMS_FILE = Path("params.yaml")
 SYNTHETIC = "synthetic"
 """Source of what the stage synthesize writes: queries, so its task is retrieval."""
+MODELS = ("backbone/model", "prune/model", "pretrain/model", "finetune/model")
+"""Model folders below artifacts in the order of their stages."""
+FIRST_MODELS = {"pretrain": 2, "finetune": 3, "multitask": 4}
+"""How many of `MODELS` exist when a training starts."""
 
 
 class ParamsError(ValueError):
@@ -78,6 +82,20 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _sharded_batches_are_sized(self) -> Self:
+        unsized = [
+            stage
+            for stage in ("pretrain", "finetune", "multitask")
+            if getattr(self, stage).training.micro_batch_tokens == "auto"
+        ]
+        if self.compute.parallel == "fsdp2" and unsized:
+            raise ValueError(
+                f"compute.parallel fsdp2 with micro_batch_tokens auto in {', '.join(unsized)}: "
+                "processes that share weights cannot try sizes; give a number of tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sources_exist(self) -> Self:
         known = {*self.ingest.sources, SYNTHETIC}
         for where, names in self._used_sources().items():
@@ -122,6 +140,26 @@ class Params(Section):
             raise ValueError(
                 f"report.example_task {self.report.example_task!r} is not in evaluate.tasks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_models_are_there(self) -> Self:
+        """A guide or teacher of a later stage would be a circle that DVC does not see."""
+        trainings = {
+            "pretrain": self.pretrain.training,
+            "finetune": self.finetune.training,
+            "multitask": self.multitask.training,
+        }
+        for stage, training in trainings.items():
+            known = MODELS[: FIRST_MODELS[stage]]
+            for name, frozen in (("guide", training.guide), ("teacher", training.teacher)):
+                if frozen is None or Path(frozen.checkpoint).is_absolute():
+                    continue
+                if frozen.checkpoint not in known:
+                    raise ValueError(
+                        f"{stage}.training.{name}.checkpoint {frozen.checkpoint!r} is neither an "
+                        f"absolute path nor the model of an earlier stage: {', '.join(known)}"
+                    )
         return self
 
     def _used_sources(self) -> dict[str, set[str]]:

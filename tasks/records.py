@@ -24,6 +24,7 @@ EXAMPLE_SCHEMA = pa.schema(
         pa.field("lang", pa.string(), nullable=False),
         pa.field("query", pa.string(), nullable=False),
         pa.field("positives", pa.list_(pa.string()), nullable=False),
+        pa.field("positive_scores", pa.list_(pa.float32())),
         pa.field("negatives", pa.list_(pa.string()), nullable=False),
         pa.field("negative_scores", pa.list_(pa.float32())),
         pa.field("label", pa.string()),

@@ -42,7 +42,8 @@ class BatchTexts:
     known_positives: np.ndarray
     """(P,); every positive of every row of the batch, also those that were not drawn."""
     classes: np.ndarray | None = None
-    """(B,); rows of equal class are no negatives of each other; None where rows have none."""
+    """(B,); rows of equal class are no negatives of each other, and the hard negatives of a row are
+    of any class but its own; None where rows have none."""
     remembered: np.ndarray | None = None
     """(Q,); documents of earlier batches, newest first; None stands for none."""
 
@@ -131,6 +132,18 @@ class TextMask:
             return False
         return self._classes_B[row_R][:, None] == self._classes_B[other_X][None, :]
 
+    def _maybe_same_class(
+        self, row_R: np.ndarray, owners_N: np.ndarray, is_positive_N: np.ndarray
+    ) -> np.ndarray | bool:
+        """Where another row's document may be of the row's class.
+
+        A positive has the class of its owner. A hard negative has not, and nothing else is known:
+        it is safe only for the rows of its owner's class.
+        """
+        if self._classes_B is None:
+            return False
+        return self._same_class(row_R, owners_N) == is_positive_N
+
     def _candidates(
         self, term: Term, row_R: np.ndarray, related_RT: np.ndarray, counts: MaskCounts
     ) -> np.ndarray:
@@ -175,8 +188,8 @@ class TextMask:
             candidate_RN |= members[term]
         same_text_RN = related_RT[:, document_N] & candidate_RN
         open_RN = candidate_RN & ~same_text_RN
-        # a hard negative is of another class by choice, whoever's class its owner has
-        same_class_RN = open_RN & ~own_RN & self._same_class(row_R, owners_N) & ~is_remembered_N
+        maybe_same_RN = self._maybe_same_class(row_R, owners_N, is_positive_N) & ~is_remembered_N
+        same_class_RN = open_RN & ~own_RN & maybe_same_RN
         open_RN &= ~same_class_RN
         allowed_RN = open_RN & _first_of_its_text(open_RN, document_N)
         columns = {

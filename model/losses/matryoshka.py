@@ -3,11 +3,14 @@
 Shape letters: M = texts of a batch, D = embedding size.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NO_WEIGHTS: Mapping[int, float] = MappingProxyType({})
 
 
 def matryoshka_sizes(embedding_size: int, prefix_sizes: Iterable[int]) -> list[int]:
@@ -24,15 +27,35 @@ def matryoshka_sizes(embedding_size: int, prefix_sizes: Iterable[int]) -> list[i
     return sizes
 
 
+def check_weights(weights: Mapping[int, float], sizes: list[int]) -> None:
+    """Make sure that every weight is of a size that is trained.
+
+    Raises:
+        ValueError: One is not.
+    """
+    strangers = sorted(set(weights) - set(sizes))
+    if strangers:
+        raise ValueError(
+            f"matryoshka_weights names the sizes {strangers}, but trained are {sizes}: correct "
+            "them, or add them to matryoshka_dims"
+        )
+
+
 def matryoshka_mean(
-    loss: Callable[[Tensor], Tensor], embedding_MD: Tensor, sizes: list[int]
+    loss: Callable[[Tensor], Tensor],
+    embedding_MD: Tensor,
+    sizes: list[int],
+    weights: Mapping[int, float] = NO_WEIGHTS,
 ) -> Tensor:
     """Mean of `loss` over the prefix sizes, each prefix scaled back to unit norm.
 
-    The mean, not the sum, keeps the learning rate independent of the number of sizes. Masks belong
-    to `loss` and are thereby the same at every size.
+    `weights` are factors on the losses of single sizes, 1 for those not named. The mean, not the
+    sum, keeps the learning rate independent of the number of sizes. Masks belong to `loss` and are
+    thereby the same at every size.
 
     Source: Kusupati et al. 2022, arXiv:2205.13147, eq. 1 (a sum there).
     """
-    losses = [loss(F.normalize(embedding_MD[:, :size], dim=-1)) for size in sizes]
+    losses = [
+        weights.get(size, 1.0) * loss(F.normalize(embedding_MD[:, :size], dim=-1)) for size in sizes
+    ]
     return torch.stack(losses).mean()

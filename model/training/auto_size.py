@@ -41,7 +41,7 @@ def with_fitting_micro_batches(
         return replace(settings, micro_batch_tokens=CPU_TOKENS)
     longest = settings.max_length_tokens
     most = settings.batch_size * (2 + settings.hard_negatives) * longest
-    with trained_form(encoder, settings) as trained:
+    with trained_form(encoder, settings, team) as trained:
         tokens = remembered(
             file,
             _key(trained, settings),

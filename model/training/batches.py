@@ -47,7 +47,11 @@ class Batch:
     scores: np.ndarray | None
     """(B,) grades, for graded tasks only."""
     is_in_batch: bool
-    """Whether documents of other rows count as negatives."""
+    """Whether documents of other rows are safe negatives."""
+    teacher_scores: np.ndarray
+    """(N,) float32; a teacher's score of each document for its owner's query, NaN if unknown."""
+    plain_texts: list[tuple[str, str]]
+    """Prompt and text of each item, for a model with a tokenizer of its own."""
     memory_QD: Tensor | None = None
     """Embeddings of `texts.remembered`, without gradient."""
 
@@ -92,8 +96,7 @@ class Ragged:
     def of(cls, column: pa.ChunkedArray) -> "Ragged":
         """The lists of a column; null is an empty list."""
         lists = column.combine_chunks()
-        lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(_lengths(lists), dtype=np.int64)]).astype(np.int64)
         return cls(lists.flatten().to_pylist(), starts)
 
     def pick(self, rng: np.random.Generator) -> np.ndarray:
@@ -130,29 +133,43 @@ class SourceReader:
         wanted = 0 if self.source.is_graded else hard_negatives
         positive_B = positives.pick(rng)
         drawn = [negatives.draw(row, wanted, rng) for row in range(len(rows))]
+        negative_X = np.concatenate(drawn)
         chosen = [positives.texts[place] for place in positive_B]
-        against = [negatives.texts[place] for places in drawn for place in places]
+        against = [negatives.texts[place] for place in negative_X]
         query_B, known_P = text_hashes(queries), text_hashes(positives.texts)
         owners = np.repeat(np.arange(len(rows)), [len(places) for places in drawn])
+        texts = queries + chosen + against
+        prompts = [self.source.prompt] * len(queries)
+        prompts += [self.source.document_prompt] * (len(texts) - len(queries))
         return Batch(
             row_ids=table["id"].to_pylist(),
-            items=self._tokenize(queries, chosen + against),
+            items=tokenize(self._tokenizer, texts, prompts, self._max_length_tokens),
             texts=BatchTexts(
                 queries=query_B,
                 documents=np.concatenate([known_P[positive_B], text_hashes(against)]),
                 owners=np.concatenate([np.arange(len(rows)), owners]),
                 known_queries=np.repeat(query_B, np.diff(positives.starts)),
                 known_positives=known_P,
+                classes=self._classes(table),
             ),
             scores=_scores(table) if self.source.is_graded else None,
             is_in_batch=self.source.is_in_batch,
+            teacher_scores=np.concatenate(
+                [
+                    _teacher_scores(table, "positives")[positive_B],
+                    _teacher_scores(table, "negatives")[negative_X],
+                ]
+            ),
+            plain_texts=list(zip(prompts, texts, strict=True)),
         )
 
-    def _tokenize(self, queries: list[str], documents: list[str]) -> list[TokenizedText]:
-        prompts = [self.source.prompt] * len(queries)
-        prompts += [self.source.document_prompt] * len(documents)
-        texts = queries + documents
-        return tokenize(self._tokenizer, texts, prompts, self._max_length_tokens)
+    def _classes(self, table: pa.Table) -> np.ndarray | None:
+        """Numbers that are equal where source and label are; rows without a label are one class."""
+        if self.source.is_in_batch or self.source.is_graded:
+            return None
+        is_labelled = "label" in table.column_names
+        labels = table["label"].to_pylist() if is_labelled else [None] * table.num_rows
+        return text_hashes(f"{self.source.name}: {label}" for label in labels)
 
 
 class BatchPlan:
@@ -216,8 +233,8 @@ def mixed(batches: list[Batch]) -> list[Batch]:
     """Batches joined into one for each kind of loss.
 
     Rows of tasks with in-batch negatives are negatives of each other, whatever their source. Rows
-    with classes or clusters have their own negatives alone, and graded rows are ordered among
-    themselves.
+    with classes or clusters never meet those: they have their own negatives, or each other's where
+    the classes allow it. Graded rows are ordered among themselves.
     """
     kinds: dict[tuple[bool, bool], list[Batch]] = {}
     for batch in batches:
@@ -228,26 +245,36 @@ def mixed(batches: list[Batch]) -> list[Batch]:
 def joined(batches: list[Batch]) -> Batch:
     """One batch of the rows of all, which must be scored alike."""
     texts = [batch.texts for batch in batches]
-    assert all(text.classes is None for text in texts)  # noqa: S101 - numbered per source
     rows = [batch.num_queries for batch in batches]
     first = np.cumsum([0, *rows[:-1]])
     owners = [text.owners + start for text, start in zip(texts, first, strict=True)]
-    queries = [batch.items[: batch.num_queries] for batch in batches]
-    documents = [batch.items[batch.num_queries :] for batch in batches]
+    # hashes that hold the name of the source: no class of one is a class of another
+    classes = [text.classes for text in texts if text.classes is not None]
+    teacher_scores = [batch.teacher_scores for batch in batches]
     scores = [batch.scores for batch in batches if batch.scores is not None]
     return Batch(
         row_ids=[row for batch in batches for row in batch.row_ids],
-        items=list(chain(*queries, *_positives_first(documents, rows))),
+        items=_queries_first([batch.items for batch in batches], rows),
         texts=BatchTexts(
             queries=np.concatenate([text.queries for text in texts]),
             documents=np.concatenate(_positives_first([text.documents for text in texts], rows)),
             owners=np.concatenate(_positives_first(owners, rows)),
             known_queries=np.concatenate([text.known_queries for text in texts]),
             known_positives=np.concatenate([text.known_positives for text in texts]),
+            classes=np.concatenate(classes) if classes else None,
         ),
         scores=np.concatenate(scores) if scores else None,
         is_in_batch=batches[0].is_in_batch,
+        teacher_scores=np.concatenate(_positives_first(teacher_scores, rows)),
+        plain_texts=_queries_first([batch.plain_texts for batch in batches], rows),
     )
+
+
+def _queries_first(parts: list[list[Any]], rows: list[int]) -> list[Any]:
+    """The queries of all batches, then the positives, then the hard negatives."""
+    queries = [part[:count] for part, count in zip(parts, rows, strict=True)]
+    documents = [part[count:] for part, count in zip(parts, rows, strict=True)]
+    return list(chain(*queries, *_positives_first(documents, rows)))
 
 
 def _positives_first(parts: list[Any], rows: list[int]) -> list[Any]:
@@ -286,3 +313,26 @@ def _source_order(source: TrainingSource, settings: TrainSettings, folder: Path)
 
 def _scores(table: pa.Table) -> np.ndarray:
     return table["score"].to_numpy().astype(np.float32)
+
+
+def _teacher_scores(table: pa.Table, side: str) -> np.ndarray:
+    """A teacher's score of each text of the side, float32; NaN in the rows that have none.
+
+    Raises:
+        ValueError: A row has scores of more or fewer texts than it has.
+    """
+    name = f"{side.removesuffix('s')}_scores"
+    lengths = _lengths(table[side].combine_chunks())
+    scores = np.full(lengths.sum(), np.nan, dtype=np.float32)
+    if name not in table.column_names:
+        return scores
+    lists = table[name].combine_chunks()
+    has_scores = lists.is_valid().to_numpy(zero_copy_only=False)
+    if (_lengths(lists)[has_scores] != lengths[has_scores]).any():
+        raise ValueError(f"a row's {name} and {side} differ in number: mine or ingest it again")
+    scores[np.repeat(has_scores, lengths)] = lists.flatten().to_numpy(zero_copy_only=False)
+    return scores
+
+
+def _lengths(lists: pa.ListArray) -> np.ndarray:
+    return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)

@@ -29,6 +29,8 @@ class MicroBatches:
     def parts(self, lengths: Sequence[int], team: Team) -> list[list[int]]:
         """The texts of this process, each once, in parts that fit.
 
+        Where processes share weights all have equally many parts, and some may be empty.
+
         Args:
             lengths: Tokens of every text of the batch.
             team: The processes of the training.
@@ -36,7 +38,10 @@ class MicroBatches:
         own = team.texts(lengths)
         own_lengths = [lengths[text] for text in own]
         batches = token_budget_batches(own_lengths, self.tokens, is_packed=self._is_packed)
-        return [[own[place] for place in part] for part in batches]
+        parts = [[own[place] for place in part] for part in batches]
+        if team.shares_weights:
+            parts += [[] for _ in range(team.most(len(parts)) - len(parts))]
+        return parts
 
     @property
     def can_halve(self) -> bool:

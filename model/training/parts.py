@@ -7,18 +7,20 @@ Shape letters: M = texts of the step, D = embedding size.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from model.training.batches import Batch
+from model.training.frozen import NO_VECTORS, FrozenVectors
 from model.training.objective import Objective, objective_of
 from model.training.settings import LossSettings
 from model.training.team import Team
 
 
 class SumObjective:
-    """Objectives over slices of the embeddings; every count is the mean over all rows."""
+    """Objectives over slices of the embeddings; shares and counts are means over all rows."""
 
     def __init__(self, parts: list[Batch], objectives: list[Objective]) -> None:
         """Give each part the share of its rows."""
@@ -64,6 +66,25 @@ class SumObjective:
         """Candidates dropped by the student's margin over those the texts allow in the part."""
         return self._mean(lambda objective: objective.masked_by_score)
 
+    @property
+    def masked_by_guide(self) -> float:
+        """Candidates dropped by the frozen guide over those the texts allow in the part."""
+        return self._mean(lambda objective: objective.masked_by_guide)
+
+    @property
+    def soft_label_rows(self) -> int:
+        """Rows of all parts whose teacher scores took part."""
+        return sum(objective.soft_label_rows for objective in self._objectives)
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The terms of the loss, weights included; they add up to it."""
+        total: dict[str, float] = {}
+        for objective, weight in zip(self._objectives, self._weights, strict=True):
+            for name, loss in objective.losses.items():
+                total[name] = total.get(name, 0.0) + weight * loss
+        return total
+
     def _mean(self, count: Callable[[Objective], float]) -> float:
         counts = map(count, self._objectives)
         return sum(w * number for w, number in zip(self._weights, counts, strict=True))
@@ -75,18 +96,29 @@ def objective_of_parts(
     loss: LossSettings,
     sizes: list[int],
     device: torch.device,
-    use_student_margin: bool = True,
+    class_negatives: Literal["own", "batch"] = "own",
+    frozen: FrozenVectors = NO_VECTORS,
 ) -> Objective | SumObjective:
-    """The objective of each part by its task; of one part alone, that objective itself."""
+    """The objective of each part by its task; of one part alone, that objective itself.
+
+    Args:
+        parts: Parts of the step.
+        loss: What they are scored by.
+        sizes: Sizes of the embeddings that are trained, largest first.
+        device: Where the embeddings are.
+        class_negatives: Whether classes and clusters are set against the rest of their part.
+        frozen: What guide and teacher say of all texts of the step.
+    """
+    lengths = [len(part.items) for part in parts]
     objectives = [
         objective_of(
             part,
-            is_in_batch=part.is_in_batch,
+            is_in_batch=part.is_in_batch or class_negatives == "batch",
             loss=loss,
             sizes=sizes,
             device=device,
-            use_student_margin=use_student_margin,
+            frozen=vectors,
         )
-        for part in parts
+        for part, vectors in zip(parts, frozen.split(lengths), strict=True)
     ]
     return objectives[0] if len(objectives) == 1 else SumObjective(parts, objectives)

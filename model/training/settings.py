@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from model.losses.terms import Term
 from model.precision import Precision
+from model.training.loss_options import LossOptions
 
 IN_BATCH_TASKS = frozenset({"retrieval", "nli", "bitext"})
 """Tasks whose other documents are safe negatives; texts of one class or cluster are not."""
@@ -29,6 +30,10 @@ class LossSettings:
     """Factor on the untempered cosine added to the logits of a term."""
     spread_out: float = 0.0
     """Weight of the spread-out regulariser; 0 leaves it out."""
+    options: LossOptions = field(default_factory=LossOptions)
+    """What is added to the preset."""
+    use_student_margin: bool = True
+    """Whether a mask by the student's scores is applied yet."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,17 @@ class TrainSettings:
     graded_loss: Literal["cosent", "pearson"] = "cosent"
     hardness: Mapping[Term, float] = field(default_factory=dict)
     spread_out: float = 0.0
+    class_negatives: Literal["own", "batch"] = "own"
+    """Whether rows of classes and clusters meet other rows, those of their own class left out."""
+    options: LossOptions = field(default_factory=LossOptions)
     activation_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass instead of kept."""
     lora: LoraSettings | None = None
     """None trains every weight."""
     memory: MemorySettings | None = None
     """None takes negatives from the batch alone."""
+    shard_weights: bool = False
+    """Whether the processes of a team share weights and moments instead of each holding all."""
     batches: Literal["source", "mixed", "interleaved"] = "source"
     """A step holds rows of one source, rows of all, or sub-batches of one source each."""
     sub_batches: int = 1
@@ -105,11 +115,16 @@ class TrainSettings:
         """Queries that are drawn together from one source, unless batches are mixed."""
         return self.batch_size // self.sub_batches
 
-    @property
-    def loss_settings(self) -> LossSettings:
-        """What a batch is scored by."""
+    def loss_at(self, step: int) -> LossSettings:
+        """What the batch of a step, counted from 1, is scored by."""
         return LossSettings(
-            self.loss, self.temperature, self.graded_loss, self.hardness, self.spread_out
+            self.loss,
+            self.temperature,
+            self.graded_loss,
+            self.hardness,
+            self.spread_out,
+            self.options,
+            use_student_margin=step >= self.margin_from_step,
         )
 
 
@@ -124,7 +139,8 @@ class TrainingSource:
     document_prompt: str
     """Prefix of the documents, "" but for symmetric tasks."""
     table: pa.Table
-    """Columns id, query, positives, negatives and, for graded tasks, score."""
+    """Columns id, query, positives, negatives and, for graded tasks, score; where there are any,
+    label, positive_scores and negative_scores."""
     weight: float
     """Factor on the sampling weight."""
 

@@ -11,6 +11,7 @@ from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, 
 from model.encoder import Encoder
 from model.training.memory import DocumentMemory
 from model.training.micro_batches import MicroBatches
+from model.training.sharding import like, whole_tensors
 from model.training.team import Team
 
 WEIGHTS = "weights."
@@ -42,12 +43,13 @@ class TrainingState:
 
     def save(self, step: int, log_bytes: int, team: Team) -> None:
         """Write a checkpoint of the state after `step`, the same on every process."""
+        weights = {WEIGHTS + name: tensor for name, tensor in self._trained_weights().items()}
+        whole = whole_tensors(weights | optimizer_tensors(self._optimizer), team)
         if team.leads:
-            weights = {WEIGHTS + name: tensor for name, tensor in self._trained_weights().items()}
             save_checkpoint(
                 self._folder / "steps",
                 step=step,
-                tensors=weights | optimizer_tensors(self._optimizer) | self._memory.tensors(),
+                tensors=whole | self._memory.tensors(),
                 state={
                     "log_bytes": log_bytes,
                     "micro_batch_tokens": self._micro_batches.tokens,
@@ -77,8 +79,10 @@ class TrainingState:
             for name, tensor in checkpoint.tensors.items()
             if name.startswith(WEIGHTS)
         }
-        self._encoder.load_state_dict(self._encoder.state_dict() | weights)
-        restore_optimizer(self._optimizer, checkpoint.tensors)
+        own = self._encoder.state_dict()
+        own |= {name: like(tensor, own[name]) for name, tensor in weights.items()}
+        self._encoder.load_state_dict(own)
+        restore_optimizer(self._optimizer, checkpoint.tensors, like)
         self._memory.restore(checkpoint.state["memory"], checkpoint.tensors, self._encoder.device)
         self._micro_batches.tokens = int(checkpoint.state["micro_batch_tokens"])
         logger.info("resumed after step %d", checkpoint.step)

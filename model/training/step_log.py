@@ -35,6 +35,12 @@ class StepRecord:
     """Candidates dropped for their text, over all."""
     masked_by_score: float
     """Candidates dropped by the student's margin, over those the texts allow."""
+    masked_by_guide: float
+    """Candidates dropped by the frozen guide, over those the texts allow."""
+    soft_label_rows: int
+    """Rows whose teacher scores are known and took part; the others were passed over."""
+    losses: dict[str, float]
+    """Terms of the loss, weights included; they add up to it."""
     tokens: int
     """Padding excluded."""
     micro_batches: int
@@ -122,6 +128,8 @@ def summarise(records: list[StepRecord]) -> dict[str, Any]:
         "last_loss": _mean_loss(records[-tenth:]),
         "masked_share": fmean(record.masked_share for record in records),
         "masked_by_score": fmean(record.masked_by_score for record in records),
+        "masked_by_guide": fmean(record.masked_by_guide for record in records),
+        "soft_label_rows": sum(record.soft_label_rows for record in records),
         "in_batch_negatives": fmean(record.in_batch_negatives for record in records),
         "hard_negatives": fmean(record.hard_negatives for record in records),
         "memory_negatives": fmean(record.memory_negatives for record in records),

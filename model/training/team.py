@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
 FLAT_NUMBERS = 64 * 1024 * 1024
@@ -24,8 +25,12 @@ FLAT_NUMBERS = 64 * 1024 * 1024
 class Team:
     """The processes of a training; without torch.distributed a team of one."""
 
-    def __init__(self) -> None:
-        """Find out who and how many; `torch.distributed` is initialised by the caller."""
+    def __init__(self, *, shares_weights: bool = False) -> None:
+        """Find out who and how many; `torch.distributed` is initialised by the caller.
+
+        With `shares_weights` the passes of a model hold collectives of their own.
+        """
+        self.shares_weights = shares_weights
         is_alone = not (dist.is_available() and dist.is_initialized())
         self.rank = 0 if is_alone else dist.get_rank()
         self.size = 1 if is_alone else dist.get_world_size()
@@ -70,11 +75,16 @@ class Team:
         return tensor
 
     def add_up_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum the gradients of all parameters; a process without texts adds zeros."""
+        """Sum the gradients of all parameters; a process without texts adds zeros.
+
+        Those of sharded parameters have been added up as they were made.
+        """
         if self.size == 1:
             return
         bucket: list[Tensor] = []
         for parameter in parameters:
+            if isinstance(parameter, DTensor):
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             bucket.append(parameter.grad)
@@ -91,14 +101,15 @@ class Team:
             gradient.copy_(part.view_as(gradient))
 
     def together(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, which holds no collective; out of memory on one is so on all.
+        """The result of `work`; out of memory on one process is so on all.
 
         Without it the others would wait for ever in the next collective for the one that gave up.
+        Where processes share weights, `work` itself holds collectives and nothing can be agreed.
 
         Raises:
             torch.OutOfMemoryError: On every process alike.
         """
-        if self.size == 1:
+        if self.size == 1 or self.shares_weights:
             return work()
         results: list[Result] = []
         with contextlib.suppress(torch.OutOfMemoryError):
@@ -106,6 +117,10 @@ class Team:
         if self.any(not results):
             raise torch.OutOfMemoryError("a process of this training is out of memory")
         return results[0]
+
+    def most(self, number: int) -> int:
+        """The largest number of any process."""
+        return -self.least(-number)
 
     def least(self, number: int) -> int:
         """The smallest number of any process."""

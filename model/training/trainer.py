@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from model.encoder import Encoder
-from model.losses.matryoshka import matryoshka_sizes
+from model.losses.matryoshka import check_weights, matryoshka_sizes
 from model.precision import decoder_autocast
 from model.training.batches import BatchPlan, Step, rows_folder
 from model.training.composition import draw_steps
 from model.training.form import trained_form
+from model.training.frozen import NO_MODELS, FrozenModels
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.memory import DocumentMemory
 from model.training.micro_batches import MicroBatches
@@ -30,6 +32,7 @@ from model.training.parts import SumObjective, objective_of_parts
 from model.training.progress import Progress
 from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
+from model.training.sharding import clip_gradients
 from model.training.state import TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
@@ -41,13 +44,14 @@ class NonFiniteLossError(ValueError):
     """The loss or its gradient is NaN or infinite; the message names step, source and rows."""
 
 
-def train(
+def train(  # noqa: PLR0913 - all that a training is made of
     encoder: Encoder,
     sources: list[TrainingSource],
     *,
     checkpoint_folder: Path,
     log_path: Path,
     settings: TrainSettings,
+    frozen: FrozenModels = NO_MODELS,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> dict[str, Any]:
     """Train `encoder` in place; goes on from the last checkpoint in `checkpoint_folder`, if any.
@@ -58,6 +62,7 @@ def train(
         checkpoint_folder: Checkpoints and orders of rows; the caller removes it after success.
         log_path: One JSON line per step; lines after the checkpoint are cut off on resume.
         settings: The numbers.
+        frozen: Guide and teacher, on the device of the encoder, if the loss asks for them.
         on_step: Called after each logged step.
 
     Returns:
@@ -66,19 +71,19 @@ def train(
     Raises:
         NonFiniteLossError: Training diverged; the rows stand in `checkpoint_folder`.
         TrainingStoppedError: SIGTERM arrived and the state was saved.
-        ValueError: No sources, a Matryoshka size above the embedding's, or a checkpoint of another
-            training.
+        ValueError: No sources, a Matryoshka size above the embedding's, a guide or teacher that is
+            missing or of another size, or a checkpoint of another training.
     """
     if not sources:
         raise ValueError("no sources: a training needs at least one")
     if settings.memory is not None and settings.batches != "source":
         raise ValueError(f"a memory needs batches of one source each, not {settings.batches}")
     steps_of = draw_steps(sources, settings)
-    team = Team()
+    team = Team(shares_weights=settings.shard_weights)
     plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
-    with trained_form(encoder, settings) as trained, plan.prepared_ahead():
-        trainer = Trainer(trained, plan, settings, checkpoint_folder, team)
+    with trained_form(encoder, settings, team) as trained, plan.prepared_ahead():
+        trainer = Trainer(trained, plan, settings, checkpoint_folder, team, frozen)
         _take_steps(trainer, own_log, settings, team, on_step)
     return summarise(read_records(own_log))
 
@@ -120,6 +125,7 @@ class Trainer:
         settings: TrainSettings,
         folder: Path,
         team: Team,
+        frozen: FrozenModels = NO_MODELS,
     ) -> None:
         """Prepare the optimiser; the encoder is switched to training mode."""
         self._encoder = encoder.train()
@@ -127,7 +133,9 @@ class Trainer:
         self._settings = settings
         self._folder = folder
         self._team = team
+        self._frozen = frozen
         self._sizes = matryoshka_sizes(encoder.embedding_size, settings.matryoshka_dims)
+        check_weights(settings.options.matryoshka_weights, self._sizes)
         self._parameters = [p for p in encoder.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             _decay_groups(self._parameters, settings.weight_decay),
@@ -153,7 +161,8 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: Before the weights are touched.
-            torch.OutOfMemoryError: Even the smallest micro-batches do not fit.
+            torch.OutOfMemoryError: Even the smallest micro-batches do not fit, or the processes
+                share weights and cannot agree on smaller ones.
         """
         batch = self._plan.step(step)
         while True:
@@ -161,7 +170,7 @@ class Trainer:
                 record, embedding_MD = self._fill_gradients(step, batch)
                 break
             except torch.OutOfMemoryError:
-                if not self._micro_batches.can_halve:
+                if self._team.shares_weights or not self._micro_batches.can_halve:
                     raise
             self._micro_batches.halve(step)
         # outside of the loop: a step of the optimiser that breaks off must not be taken twice
@@ -174,14 +183,21 @@ class Trainer:
     def _fill_gradients(self, step: int, batch: Step) -> tuple[StepRecord, Tensor]:
         """Gradients of all weights; what is told of the step, and embeddings of the M texts."""
         rate = self._begin(step)
+        lengths = [len(item.ids) for item in batch.items]
         objective = objective_of_parts(
             [self._memory.recall(step, batch.source, part) for part in batch.parts],
-            loss=self._settings.loss_settings,
+            loss=self._settings.loss_at(step),
             sizes=self._sizes,
             device=self._encoder.device,
-            use_student_margin=step >= self._settings.margin_from_step,
+            class_negatives=self._settings.class_negatives,
+            frozen=self._frozen.vectors(
+                batch,
+                self._team.texts(lengths),
+                self._team,
+                self._micro_batches.tokens,
+                self._settings.precision,
+            ),
         )
-        lengths = [len(item.ids) for item in batch.items]
         parts = self._micro_batches.parts(lengths, self._team)
         is_cached = len(parts) > 1
         loss, norm, embedding_MD = self._backward(batch, parts, objective, is_cached=is_cached)
@@ -198,6 +214,9 @@ class Trainer:
             hard_negatives=objective.hard_negatives,
             masked_share=objective.masked_share,
             masked_by_score=objective.masked_by_score,
+            masked_by_guide=objective.masked_by_guide,
+            soft_label_rows=objective.soft_label_rows,
+            losses=objective.losses,
             tokens=sum(lengths),
             micro_batches=len(parts),
             is_grad_cached=is_cached,
@@ -234,9 +253,10 @@ class Trainer:
         backward = cached_backward if is_cached else plain_backward
 
         def embed(part: list[int]) -> Tensor:
-            items = [batch.items[text] for text in part]
+            # a part without texts takes part in the passes with any text, and gives no vector
+            items = [batch.items[text] for text in part or [0]]
             with decoder_autocast(self._encoder.device, self._settings.precision):
-                return self._encoder.embed(items)
+                return self._encoder.embed(items)[: len(part)]
 
         seen: list[Tensor] = []
 
@@ -247,7 +267,8 @@ class Trainer:
         loss = backward(embed, parts, len(batch.items), shares, self._team)
         objective.add_up_counts(self._team)
         self._team.add_up_gradients(self._parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_clip_norm)
+        limit = self._settings.gradient_clip_norm
+        norm = clip_gradients(self._parameters, limit, self._team)
         return loss.item(), norm.item(), seen[0]
 
     def _report_divergence(self, step: int, batch: Step, loss: float, norm: float) -> None:
@@ -278,10 +299,15 @@ class Trainer:
 def _decay_groups(
     parameters: list[torch.nn.Parameter], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Decay for matrices, none for norms, biases and other vectors."""
-    matrices = [p for p in parameters if p.ndim >= 2]  # noqa: PLR2004 - two axes make a matrix
-    vectors = [p for p in parameters if p.ndim < 2]  # noqa: PLR2004
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    """Decay for matrices, none for norms, biases and other vectors.
+
+    Sharded weights have groups of their own: a fused step takes one kind.
+    """
+    groups: list[dict[str, Any]] = []
+    for is_sharded in sorted({isinstance(p, DTensor) for p in parameters}):
+        own = [p for p in parameters if isinstance(p, DTensor) == is_sharded]
+        matrices = [p for p in own if p.ndim >= 2]  # noqa: PLR2004 - two axes make a matrix
+        vectors = [p for p in own if p.ndim < 2]  # noqa: PLR2004
+        groups.append({"params": matrices, "weight_decay": weight_decay})
+        groups.append({"params": vectors, "weight_decay": 0.0})
+    return groups

@@ -167,6 +167,7 @@ def _examples(table: pa.Table, admitted: Admitted) -> pa.Table:
         "lang": table["lang"],
         "query": table["query"],
         "positives": table["positives"],
+        "positive_scores": pa.nulls(rows, pa.list_(pa.float32())),
         "negatives": table["negatives"],
         "negative_scores": pa.nulls(rows, pa.list_(pa.float32())),
         "label": pa.array(labels, pa.string()),

@@ -109,7 +109,7 @@ def fill_negatives(
     settings: Mine,
     precision: Precision,
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The rows with explicit negatives first, then mined ones, all scored; and the metrics."""
+    """The rows, explicit negatives before mined ones, all texts scored; and the metrics."""
     query_QD, document_ND = encode(encoder, texts, settings, precision)
     scores_QK, index_QK = top_k(query_QD, document_ND[: texts.num_candidates], settings.top_k)
     query_of_R = torch.from_numpy(texts.query_of_row)
@@ -125,6 +125,7 @@ def fill_negatives(
     )
     explicit_scores = _scores_of(texts.negatives, query_RD, document_ND)
     table = _with_negatives(examples, texts, explicit_scores, found)
+    table = _with_positive_scores(table, texts, query_RD, document_ND)
     metrics = measure(texts, positive_R, found)
     if metrics["removed_by_cap_share"] > STRICT:
         logger.warning(
@@ -219,6 +220,19 @@ def _with_negatives(
         place = examples.schema.get_field_index(name)
         examples = examples.set_column(place, field, pa.array(column, field.type))
     return examples
+
+
+def _with_positive_scores(
+    examples: pa.Table, texts: MiningTexts, query_RD: Tensor, document_ND: Tensor
+) -> pa.Table:
+    scores = _scores_of(texts.positives, query_RD, document_ND).numpy()
+    ends = np.cumsum(np.bincount(texts.positives.row_P, minlength=len(examples)))
+    field = EXAMPLE_SCHEMA.field("positive_scores")
+    lists = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], ends]), pa.int32()), pa.array(scores, pa.float32())
+    )
+    place = examples.schema.get_field_index(field.name)
+    return examples.set_column(place, field, lists.cast(field.type))
 
 
 def _share(part: int, whole: int) -> float:

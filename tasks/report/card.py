@@ -122,9 +122,16 @@ def _stages(run: Run) -> list[dict[str, str]]:
         (f"multitask {name}", _training(run, f"multitask/{name}", ", ".join(variant.sources)))
         for name, variant in params.multitask.variants.items()
     ]
-    chosen = (run.metrics("merge") or {}).get("chosen", params.merge.method)
-    rows.append(("merge", f"{chosen.replace('_', ' ')}, chosen on the development split"))
+    rows.append(("merge", _merge(run)))
     return [{"stage": stage, "what": what} for stage, what in rows]
+
+
+def _merge(run: Run) -> str:
+    method = run.params.merge.method
+    if method != "best":
+        return f"{method.replace('_', ' ')}, as params.yaml asks"
+    chosen = (run.metrics("merge") or {}).get("chosen", "one of all methods")
+    return f"{chosen.replace('_', ' ')}, chosen on the development split"
 
 
 def _training(run: Run, stage: str, sources: str) -> str:

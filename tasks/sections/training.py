@@ -18,6 +18,7 @@ from tasks.sections.base import (
     Share,
     Task,
 )
+from tasks.sections.losses import Guide, ScoreMask, SoftLabels, Softmax, Teacher, Triplet
 
 UNSOUGHT_TOKENS = 4096
 """What `micro_batch_tokens: auto` stands for where nothing is tried."""
@@ -180,8 +181,8 @@ class Training(Section):
     """Queries per optimiser step."""
     batches: Literal["source", "mixed", "interleaved"]
     """Rows of a step: all of one source, of all sources mixed, or sub-batches of one source each.
-    In a mixed one retrieval, nli and bitext share their documents as negatives, classes and
-    clusters have their own, graded rows their own loss; parts count by their rows."""
+    In a mixed one retrieval, nli and bitext share their documents as negatives; classes and
+    clusters are scored apart, and graded rows by their own loss; parts count by their rows."""
     sub_batches: PositiveInt
     """Sub-batches per optimiser step where batches are interleaved, each with its own in-batch
     negatives; 1 for the other ways."""
@@ -208,13 +209,28 @@ class Training(Section):
     gradient_clip_norm: PositiveFloat
     """Largest norm of the whole gradient; a longer one is shortened to it."""
     loss: Literal["giga", "gemini", "qwen3", "nv-embed-1", "nv-embed-2", "gecko", "f2llm"]
-    """Published contrastive loss; classes and clusters use their own hard negatives alone."""
+    """Published contrastive loss; see class_negatives for classes and clusters."""
     graded_loss: Literal["cosent", "pearson"]
     """Loss of rows with a similarity score: order of the scores, or linear correlation."""
     hardness: dict[Literal["own_negatives", "other_positives", "other_negatives"], NonNegativeFloat]
     """Factor on the untempered cosine added to the logits of these terms; {} leaves them alone."""
     spread_out: NonNegativeFloat
     """Weight of the spread-out regulariser (EmbeddingGemma); 0 leaves it out."""
+    softmaxes: Annotated[list[Softmax], Field(min_length=1)] | None
+    """Terms of each softmax, in place of those of `loss`; several softmaxes are added up."""
+    class_negatives: Literal["own", "batch"]
+    """Negatives of classes and clusters: their own alone, or the terms of `loss`, with texts that
+    share or may share a label left out."""
+    student_margin: ScoreMask | None
+    """Mask by the trained model's own scores; null takes that of `loss`, if it has one."""
+    guide: Guide | None
+    """Mask by the scores of a frozen model, from the first step; null for none."""
+    soft_labels: SoftLabels | None
+    """Teacher scores of mined rows as soft labels; rows without them add nothing."""
+    triplet: Triplet | None
+    """Triplet margin loss over own hard negatives; null leaves it out."""
+    teacher: Teacher | None
+    """Distillation from a frozen model; null leaves it out."""
     temperature: PositiveFloat
     """Divides the cosine."""
     hard_negatives: NonNegativeInt
@@ -223,6 +239,8 @@ class Training(Section):
     """First step at which a loss with a student margin uses it: early scores mask at random."""
     matryoshka_dims: list[PositiveInt]
     """Prefix sizes trained beside the full size; may be empty."""
+    matryoshka_weights: dict[PositiveInt, NonNegativeFloat]
+    """Size to a factor on its loss, the full size included; 1 for those not named."""
     source_temperature: NonNegativeFloat
     """Exponent t of the row count: a source is drawn in proportion to weight * rows ** t. 1 is
     proportional to the rows; at 0 the weights under `sources` are the shares themselves."""
@@ -252,11 +270,16 @@ class Training(Section):
         return UNSOUGHT_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
     @model_validator(mode="after")
-    def _memory_is_of_one_source(self) -> Self:
+    def _memory_fits(self) -> Self:
         if self.memory is not None and self.batches != "source":
             raise ValueError(
                 f"memory with batches {self.batches}: documents of earlier batches are negatives "
                 "within one source; set batches to source, or memory to null"
+            )
+        if self.memory is not None and self.guide is not None:
+            raise ValueError(
+                "memory with guide: a guide is not asked about documents of earlier batches; set "
+                "one of them to null"
             )
         return self
 
@@ -358,3 +381,7 @@ class Compute(Section):
     processes: PositiveInt
     """Processes of each contrastive training, one per GPU; the result is the same but for
     rounding."""
+    parallel: Literal["ddp", "fsdp2"]
+    """What the processes of a training hold: `ddp` all weights each, `fsdp2` a share of weights and
+    moments, for a decoder that is too large for one GPU. It cannot size micro-batches by itself nor
+    survive running out of memory."""

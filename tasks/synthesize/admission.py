@@ -110,6 +110,7 @@ def _example(draft: Draft) -> dict[str, object]:
         "lang": draft.lang,
         "query": draft.query,
         "positives": [draft.positive],
+        "positive_scores": None,
         "negatives": [],
         "negative_scores": None,
         "label": None,

@@ -91,7 +91,7 @@ class Place:
         self.url = f"s3://samovar/{prefix}"
         self.params = yaml.safe_load((ROOT / "infra/profiles/pico.yaml").read_text("utf-8"))
         self.params["store"] = {"url": "store", "endpoint_url": s3.endpoint_url}
-        self.params["compute"] = {"device": "cpu", "precision": "fp32", "threads": 1}
+        self.params["compute"] |= {"device": "cpu", "precision": "fp32", "threads": 1}
         self.params["evaluate"]["tasks"] = {"SampleRetrieval": "RiaNewsRetrieval"}
         self.storage = open_storage(self.url, s3.endpoint_url)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from model.losses.contrastive import ContrastiveSettings, Similarities, contrastive_loss
 from model.losses.cosent import cosent
+from model.losses.divergence import divergence
 from model.losses.masks import BatchTexts, MaskCounts, TextMask, text_hashes
 from model.losses.terms import Term
 
@@ -144,3 +145,21 @@ def test_cosent_depends_on_the_order_of_the_grades_only(scores: list[float], see
         cosent(query_BD[shuffle], document_BD[shuffle], score_B[shuffle], 0.05), got
     )
     torch.testing.assert_close(cosent(query_BD, document_BD, score_B**3 + 1, 0.05), got)
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_divergence_is_never_negative_and_does_not_depend_on_the_order_of_candidates(
+    counts: list[list[bool]], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    student, teacher = (torch.from_numpy(rng.normal(size=(len(counts), 5))) for _ in range(2))
+    counts_RK = torch.tensor([[True, *row] for row in counts])
+    got = divergence(student, teacher, counts_RK)
+    assert got.item() >= -1e-9
+    order = torch.from_numpy(rng.permutation(5))
+    shuffled = divergence(student[:, order], teacher[:, order], counts_RK[:, order])
+    torch.testing.assert_close(shuffled, got)

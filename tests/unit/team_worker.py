@@ -16,13 +16,21 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from model.encoder import Encoder
+from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.presets import PRESETS
-from model.tokenization import token_budget_batches
 from model.training.activations import recompute_activations
 from model.training.batches import Batch, BatchPlan, Step
+from model.training.frozen import FrozenModel, FrozenModels
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.lora import Adapters
+from model.training.loss_options import (
+    DivergenceSettings,
+    LossOptions,
+    MatchingSettings,
+    TripletSettings,
+)
 from model.training.memory import DocumentMemory
+from model.training.micro_batches import MicroBatches
 from model.training.parts import objective_of_parts
 from model.training.settings import (
     LoraSettings,
@@ -31,6 +39,7 @@ from model.training.settings import (
     TrainingSource,
     TrainSettings,
 )
+from model.training.sharding import sharded_copy, whole_tensors
 from model.training.team import Team
 
 WORDS = [*"самовар чай озеро река гора лес".split(), *"поезд дом кот печь снег".split()]  # noqa: SIM905 - a list to be read
@@ -48,22 +57,55 @@ class Case(NamedTuple):
     sizes: tuple[int, ...]
     seed: int
     extra: str = ""
+    """Key of `EXTRAS`: what is added to the loss."""
+    form: str = ""
     """What the training does besides: adapters, recomputed activations or a memory."""
+
+
+BELOW = FalseNegativeSettings(margin=-0.02, except_terms=())
+ALL_JUDGED = FalseNegativeSettings(margin=0.1, kind="relative", explicit=True, except_terms=())
+SOFT, HINGE = DivergenceSettings(0.7, teacher_temperature=0.1), TripletSettings(3.0, margin=0.2)
+VECTORS = MatchingSettings(2.0, size=8)
+EXTRAS = {
+    "": LossOptions(),
+    "guide": LossOptions(guide=BELOW),
+    "soft-labels": LossOptions(soft_labels=SOFT),
+    "teacher": LossOptions(embeddings=VECTORS, similarities=SOFT),
+    "everything": LossOptions(
+        softmaxes=[["own_negatives"], ["other_positives", "queries", "document_queries"]],
+        student_margin=BELOW, guide=ALL_JUDGED, soft_labels=SOFT, triplet=HINGE,
+        embeddings=VECTORS, similarities=SOFT, matryoshka_weights={8: 0.5},
+    ),
+}  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
     """Every loss with 0, 1 and 7 negatives, by both backward passes, with Matryoshka sizes."""
     for loss, negatives, cached in itertools.product(PRESETS, (0, 1, 7), (False, True)):
         yield Case("retrieval", loss, negatives, cached, (32, 8), seed=len(loss) + negatives)
-    for negatives, cached in itertools.product((0, 1, 7), (False, True)):
-        for extra in ("lora", "activations", "memory"):
-            yield Case("retrieval", "giga", negatives, cached, (32, 8), 3 + negatives, extra)
+    yield from cases_of_forms()
     for task, cached in itertools.product(("classification", "sts"), (False, True)):
         yield Case(task, "giga", 3, cached, (32,), seed=1)
+    for extra, negatives, cached in itertools.product(EXTRAS, (0, 1, 7), (False, True)):
+        if extra:
+            yield Case("retrieval", "qwen3", negatives, cached, (32, 8), negatives, extra)
+    for task, cached in itertools.product(("classification", "sts"), (False, True)):
+        yield Case(task, "giga", 3, cached, (32, 8), 2, "everything")
     for batches, loss, cached in itertools.product(
         ("mixed", "interleaved"), ("giga", "qwen3"), (False, True)
     ):
         yield Case(batches, loss, 3, cached, (32, 8), seed=2)
+    for batches, cached in itertools.product(("mixed", "interleaved"), (False, True)):
+        yield Case(batches, "giga", 3, cached, (32, 8), 2, "everything")
+
+
+def cases_of_forms() -> Iterator[Case]:
+    """What a training does besides; a memory also with terms and masks added to the loss."""
+    forms = ("lora", "activations", "memory", "sharded")
+    for form, negatives, cached in itertools.product(forms, (0, 1, 7), (False, True)):
+        yield Case("retrieval", "giga", negatives, cached, (32, 8), 3 + negatives, form=form)
+    for cached in (False, True):
+        yield Case("retrieval", "gecko", 3, cached, (32, 8), 2, "soft-labels", "memory")
 
 
 def source_of(case: Case, task: str) -> TrainingSource:
@@ -75,14 +117,21 @@ def source_of(case: Case, task: str) -> TrainingSource:
 
     fewest = 0 if case.negatives > 1 else case.negatives
     counts = rng.integers(fewest, case.negatives + 1, ROWS)
+    positives = [[text() for _ in range(rng.integers(1, 3))] for _ in range(ROWS)]
+    # the last row has no scores, the one before no score of its positive
+    scores = [[rng.random() for _ in range(count)] for count in counts[:-1]]
+    positive_scores = [[rng.random() for _ in own] for own in positives[:-2]]
     table = pa.table(
         {
             "id": [f"row-{row}" for row in range(ROWS)],
             "query": [text() for _ in range(ROWS)],
-            "positives": [[text() for _ in range(rng.integers(1, 3))] for _ in range(ROWS)],
+            "positives": positives,
+            "positive_scores": pa.array([*positive_scores, None, None], pa.list_(pa.float32())),
             "negatives": pa.array(
                 [[text() for _ in range(count)] for count in counts], pa.list_(pa.string())
             ),
+            "negative_scores": pa.array([*scores, None], pa.list_(pa.float32())),
+            "label": [str(row % 3) for row in range(ROWS)],
             "score": pa.array(rng.random(ROWS).round(1), pa.float32()),
         }
     )
@@ -111,6 +160,14 @@ def step_of(encoder: Encoder, case: Case, folder: Path) -> Step:
     return BatchPlan(sources, steps_of, settings, encoder, folder).step(1)
 
 
+def other_model(model: Path) -> FrozenModel:
+    """An encoder of other weights: what it says of a text has nothing to do with the student."""
+    encoder, generator = Encoder.load(model), torch.Generator().manual_seed(5)
+    for weight in encoder.parameters():
+        weight.data.normal_(0.0, 0.1, generator=generator)
+    return FrozenModel(encoder, "найди: ", None, max_length_tokens=40)
+
+
 def with_memory(batch: Batch, seed: int) -> Batch:
     """The batch with a memory of its own documents in another order, as other vectors."""
     generator = torch.Generator().manual_seed(seed)
@@ -122,42 +179,48 @@ def with_memory(batch: Batch, seed: int) -> Batch:
     return memory.recall(1, "s", batch)
 
 
-def encoder_of(model: Path, extra: str) -> Encoder:
-    """The model, in the form that a training with this extra has."""
+def encoder_of(model: Path, form: str) -> Encoder:
+    """The model, in the form in which it is trained."""
     encoder = Encoder.load(model)
-    if extra == "lora":
+    if form == "lora":
         Adapters(encoder, LoraSettings(4, 8, 0.0, ("q_proj", "down_proj")), seed=1)
         torch.manual_seed(2)
         for name, weight in encoder.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.2)
-    if extra == "activations":
+    if form == "activations":
         recompute_activations(encoder)
+    if form == "sharded" and Team().size > 1:
+        encoder = sharded_copy(encoder, Team())
     return encoder.train()
 
 
-def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+def measure(
+    encoder: Encoder, case: Case, folder: Path, other: FrozenModel
+) -> tuple[dict, dict[str, torch.Tensor]]:
     """Counts and loss of the case, and the gradient of every weight."""
-    team = Team()
+    team = Team(shares_weights=case.form == "sharded" and Team().size > 1)
     batch = step_of(encoder, case, folder)
-    parts_of_step = batch.parts
-    if case.extra == "memory":
-        parts_of_step = [with_memory(part, case.seed) for part in batch.parts]
-    objective = objective_of_parts(
-        parts_of_step,
-        loss=LossSettings(case.loss, 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5),
-        sizes=list(case.sizes),
-        device=encoder.device,
-    )
     lengths = [len(item.ids) for item in batch.items]
     own = team.texts(lengths)
-    parts = [
-        [own[place] for place in part]
-        for part in token_budget_batches([lengths[text] for text in own], 60, is_packed=True)
-    ]
+    loss = LossSettings(
+        case.loss, 0.05, hardness={"own_negatives": 5.0}, spread_out=0.5,
+        options=EXTRAS[case.extra],
+    )  # fmt: skip
+    models = FrozenModels(guide=other, teacher=other) if case.extra else FrozenModels()
+    is_remembering = case.form == "memory"
+    objective = objective_of_parts(
+        [with_memory(part, case.seed) if is_remembering else part for part in batch.parts],
+        class_negatives="batch" if case.extra else "own",
+        loss=loss,
+        sizes=list(case.sizes),
+        device=encoder.device,
+        frozen=models.vectors(batch, own, team, 60, "fp32"),
+    )
+    parts = MicroBatches(60, is_packed=True).parts(lengths, team)
     encoder.zero_grad()
     loss = (cached_backward if case.cached else plain_backward)(
-        lambda part: encoder.embed([batch.items[text] for text in part]),
+        lambda part: encoder.embed([batch.items[text] for text in part or [0]])[: len(part)],
         parts, len(batch.items), objective.shares, team,
     )  # fmt: skip
     objective.add_up_counts(team)
@@ -169,23 +232,27 @@ def measure(encoder: Encoder, case: Case, folder: Path) -> tuple[dict, dict[str,
         "masked_share": objective.masked_share,
         "masked_by_score": objective.masked_by_score,
         "memory_negatives": objective.memory_negatives,
+        "masked_by_guide": objective.masked_by_guide,
+        "soft_label_rows": objective.soft_label_rows,
+        "losses": objective.losses,
     }
     gradients = {
         name: weight.grad.clone()
         for name, weight in encoder.named_parameters()
         if weight.grad is not None
     }
-    return facts, gradients
+    return facts, whole_tensors(gradients, team)
 
 
 def measure_all(model: Path, folder: Path) -> None:
     """Write facts.json and gradients.safetensors of all cases into `folder`."""
     torch.set_num_threads(1)
-    team = Team()
-    encoders = {case.extra: encoder_of(model, case.extra) for case in cases()}
+    team, other = Team(), other_model(model)
+    encoders = {case.form: encoder_of(model, case.form) for case in cases()}
     facts, gradients = [], {}
     for number, case in enumerate(cases()):
-        found, weights = measure(encoders[case.extra], case, folder / f"tokens-{team.rank}")
+        encoder = encoders[case.form]
+        found, weights = measure(encoder, case, folder / f"tokens-{team.rank}", other)
         facts.append(found)
         gradients |= {f"{number}/{name}": gradient for name, gradient in weights.items()}
     if team.leads:

@@ -1,6 +1,7 @@
 """Batches: order, tokens, draws and micro-batches, all a function of the seed and the step."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from model.encoder import Encoder
 from model.losses.masks import MaskCounts, TextMask, text_hashes
 from model.training import sorting
-from model.training.batches import Batch, BatchPlan, prepare_orders
+from model.training.batches import Batch, BatchPlan, Ragged, prepare_orders
 from model.training.order import SourceOrder, draw_sources, source_shares, spread_order
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.team import Team
@@ -258,6 +259,83 @@ def test_graded_rows_bring_their_scores_and_no_negatives(
     expected = [int(row.removeprefix("row-")) / 10 for row in batch.row_ids]
     assert batch.scores.tolist() == pytest.approx(expected)
     assert len(batch.items) == 8
+
+
+def with_scores(source: TrainingSource) -> TrainingSource:
+    """Scores that tell their text: of `ответ 3`, 3; of `мимо 3 1`, 3.1; row 2 has none."""
+    rows = source.table.num_rows
+    positives = [None if row == 2 else [float(row)] for row in range(rows)]
+    negatives = [
+        None if row == 2 else [row + k / 10 for k in range(len(own))]
+        for row, own in enumerate(source.table["negatives"].to_pylist())
+    ]
+    table = source.table
+    for name, scores in (("positive_scores", positives), ("negative_scores", negatives)):
+        table = table.append_column(name, pa.array(scores, pa.list_(pa.float32())))
+    return dataclasses.replace(source, table=table)
+
+
+def test_teacher_scores_come_with_the_texts_they_are_of(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    plan = plan_of(pico_encoder, tmp_path, with_scores(source_of(ROWS)))
+    unknown = 0
+    for step in range(1, 7):
+        batch = plan.batch(step)
+        texts = [text for _, text in batch.plain_texts[batch.num_queries :]]
+        for text, score in zip(texts, batch.teacher_scores.tolist(), strict=True):
+            row, *rest = (int(number) for number in text.split()[1:])
+            unknown += row == 2
+            expected = np.nan if row == 2 else row + sum(rest) / 10
+            assert score == pytest.approx(expected, nan_ok=True), text
+    assert unknown > 0, "the premise: the row without scores is drawn"
+
+
+def test_without_score_columns_every_score_is_unknown(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    batch = plan_of(pico_encoder, tmp_path, source_of(ROWS)).batch(1)
+    assert np.isnan(batch.teacher_scores).all()
+    assert len(batch.teacher_scores) == len(batch.texts.documents)
+
+
+def test_scores_of_more_texts_than_there_are_are_refused(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    source = with_scores(source_of(ROWS))
+    place = source.table.schema.get_field_index("negative_scores")
+    wrong = pa.array([[0.5, 0.5]] * len(ROWS), pa.list_(pa.float32()))
+    table = source.table.set_column(place, "negative_scores", wrong)
+    with pytest.raises(ValueError, match="negative_scores and negatives differ in number"):
+        plan_of(pico_encoder, tmp_path, dataclasses.replace(source, table=table)).batch(1)
+
+
+def test_drawn_places_are_the_drawn_texts() -> None:
+    """Scores need places; the texts drawn from a seed are those of ever before."""
+    texts = [[f"{row}-{k}" for k in range(count)] for row, count in enumerate((7, 0, 23))]
+    ragged = Ragged.of(pa.chunked_array([pa.array(texts, pa.list_(pa.string()))]))
+    for row, own in enumerate(texts):
+        for seed in range(5):
+            expected = np.random.default_rng(seed).permutation(own)[:4].tolist() if own else []
+            places = ragged.draw(row, 4, np.random.default_rng(seed))
+            assert [ragged.texts[place] for place in places] == expected
+
+
+@pytest.mark.parametrize("task", ["classification", "clustering", "retrieval", "sts"])
+def test_rows_of_classes_bring_their_labels(
+    pico_encoder: Encoder, tmp_path: Path, task: str
+) -> None:
+    source = source_of(ROWS, task=task)
+    labels = pa.array([str(row % 3) for row in range(len(ROWS))])
+    table = source.table.append_column("label", labels)
+    batch = plan_of(pico_encoder, tmp_path, dataclasses.replace(source, table=table)).batch(1)
+    if task in {"retrieval", "sts"}:
+        assert batch.texts.classes is None
+        return
+    assert batch.texts.classes is not None
+    numbers = [int(row.removeprefix("row-")) % 3 for row in batch.row_ids]
+    for i, j in itertools.product(range(4), repeat=2):
+        assert (batch.texts.classes[i] == batch.texts.classes[j]) == (numbers[i] == numbers[j])
 
 
 def test_texts_are_cut_to_the_length_of_the_stage(pico_encoder: Encoder, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,18 @@ import torch
 from torch import Tensor
 
 from model.encoder import Encoder
+from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.masks import MaskCounts, TextMask
 from model.training.batches import Batch, BatchPlan, Step
 from model.training.composition import Mixture, draw_steps
+from model.training.frozen import FrozenModel, FrozenModels, FrozenVectors
 from model.training.grad_cache import cached_backward, plain_backward
+from model.training.loss_options import (
+    DivergenceSettings,
+    LossOptions,
+    MatchingSettings,
+    TripletSettings,
+)
 from model.training.objective import Objective, objective_of
 from model.training.order import SourceOrder, source_shares
 from model.training.parts import SumObjective, objective_of_parts
@@ -183,6 +192,66 @@ def test_rows_of_a_mixture_are_drawn_by_the_shares_of_the_sources() -> None:
     assert (counts.mean(axis=0) / 12).tolist() == pytest.approx(share.tolist(), abs=0.01)
 
 
+def with_scores_and_labels(plain: TrainingSource) -> TrainingSource:
+    """Scores that tell the row and the place of their text; labels that both sources share."""
+    table = plain.table.append_column(
+        "label", pa.array([str(row % 3) for row in range(plain.table.num_rows)])
+    )
+    for name, base in (("positive", 0.0), ("negative", 0.5)):
+        lists = plain.table[f"{name}s"].to_pylist()
+        scores = [[row + base + k / 10 for k in range(len(own))] for row, own in enumerate(lists)]
+        column = pa.array(scores, pa.list_(pa.float32()))
+        table = table.append_column(f"{name}_scores", column)
+    return dataclasses.replace(plain, table=table)
+
+
+SCORED = [with_scores_and_labels(each) for each in SOURCES]
+
+
+def scored_steps(encoder: Encoder, folder: Path) -> list[Step]:
+    plan = BatchPlan(SCORED, draw_steps(SCORED, MIXED), MIXED, encoder, folder)
+    return [plan.step(number) for number in range(1, 9)]
+
+
+def test_scores_and_plain_texts_of_a_mixed_batch_stay_with_their_items(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    negatives = 0
+    for part in (part for step in scored_steps(pico_encoder, tmp_path) for part in step.parts):
+        rows = part.num_queries
+        for item, (prompt, text) in zip(part.items, part.plain_texts, strict=True):
+            assert pico_encoder.tokenizer.decode(item.ids) == prompt + text
+        documents = [text for _, text in part.plain_texts[rows:]]
+        scores = part.teacher_scores.tolist()
+        for owner, text, score in zip(part.texts.owners, documents, scores, strict=True):
+            name, number = part.row_ids[owner].split("-")
+            row, is_negative = int(number), "мимо" in text
+            places = [f"{name} мимо {row} {k}" for k in range(5)]
+            places = places if is_negative else [f"{name} ответ {row}", f"ответ {row % 5}"]
+            expected = row + 0.5 * is_negative + places.index(text) / 10
+            assert score == pytest.approx(expected)
+            negatives += is_negative
+    assert negatives > 10
+
+
+def test_classes_of_a_mixed_batch_are_equal_where_source_and_label_are(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    of_several = 0
+    for part in (part for step in scored_steps(pico_encoder, tmp_path) for part in step.parts):
+        names = {source_name(row) for row in part.row_ids}
+        if not names <= {"classes", "clusters"}:
+            assert part.texts.classes is None
+            continue
+        assert part.texts.classes is not None
+        keys = [(source_name(row), int(row.split("-")[1]) % 3) for row in part.row_ids]
+        equal = [[one == other for other in keys] for one in keys]
+        classes = part.texts.classes
+        assert (classes[:, None] == classes[None, :]).tolist() == equal
+        of_several += len(names) > 1
+    assert of_several > 0, "the premise"
+
+
 # ---- the loss of a step
 
 
@@ -234,6 +303,62 @@ def test_loss_and_gradient_are_those_of_the_parts_weighted_by_their_rows(
     for found, wanted in zip(gradient, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert {name: getattr(whole, name) for name in counts} == pytest.approx(counts)
+
+
+EVERYTHING = LossOptions(
+    guide=FalseNegativeSettings(margin=-0.02, explicit=True, except_terms=()),
+    soft_labels=DivergenceSettings(0.7, teacher_temperature=0.1),
+    triplet=TripletSettings(3.0, margin=0.2),
+    embeddings=MatchingSettings(2.0, size=8),
+    similarities=DivergenceSettings(0.7, teacher_temperature=0.1),
+)
+
+
+@pytest.mark.parametrize("class_negatives", ["own", "batch"])
+def test_guide_and_teacher_are_asked_once_and_each_part_gets_what_they_say_of_it(
+    pico_encoder: Encoder, tmp_path: Path, class_negatives: Literal["own", "batch"]
+) -> None:
+    step, team = scored_steps(pico_encoder, tmp_path)[1], Team()
+    assert len(step.parts) == 3
+    other = FrozenModel(pico_encoder, "найди: ", None, max_length_tokens=40)
+    models, loss = FrozenModels(other, other), dataclasses.replace(LOSS, options=EVERYTHING)
+    arguments: dict[str, Any] = {
+        "loss": loss, "sizes": [32, 8], "device": torch.device("cpu"),
+        "class_negatives": class_negatives,
+    }  # fmt: skip
+
+    def vectors(asked: Step) -> FrozenVectors:
+        return models.vectors(asked, range(len(asked.items)), team, 200, "fp32")
+
+    whole = objective_of_parts(step.parts, frozen=vectors(step), **arguments)
+    found, gradient = gradient_of(pico_encoder, step, whole, cached=True)
+    expected: Counter[str] = Counter()
+    total, labelled, in_batch = 0.0, 0, 0.0
+    weights = [torch.zeros_like(own) for own in gradient]
+    for part in step.parts:
+        alone = Step(step.source, [part])
+        made = objective_of_parts([part], frozen=vectors(alone), **arguments)
+        value, own_gradient = gradient_of(pico_encoder, alone, made, cached=False)
+        share = part.num_queries / step.num_queries
+        total += share * value
+        for name, own in made.losses.items():
+            expected[name] += share * own
+        for weight, own in zip(weights, own_gradient, strict=True):
+            weight += share * own
+        labelled += made.soft_label_rows
+        in_batch += part.num_queries * made.in_batch_negatives * (part.texts.classes is not None)
+    assert found == pytest.approx(total, rel=1e-5)
+    assert whole.losses == pytest.approx(dict(expected), rel=1e-5)
+    assert sum(whole.losses.values()) == pytest.approx(found, rel=1e-5)
+    assert whole.losses.keys() == {
+        *("contrastive", "spread_out", "soft_labels", "triplet", "embeddings", "similarities"),
+        "cosent",
+    }
+    assert whole.soft_label_rows == labelled > 0
+    assert whole.masked_by_guide > 0
+    assert (in_batch > 0) == (class_negatives == "batch")
+    for one, weight in zip(gradient, weights, strict=True):
+        torch.testing.assert_close(one, weight, rtol=1e-4, atol=1e-5)
 
 
 def test_one_part_is_scored_by_its_own_objective(pico_encoder: Encoder, tmp_path: Path) -> None:

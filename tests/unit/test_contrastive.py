@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tasks.multitask import body as multitask
 from tasks.params import Params, load_params
 from tasks.pretrain import body as pretrain
 from tasks.records import EXAMPLE_SCHEMA, write_table
+from tasks.sections.losses import Teacher
 from tasks.stage import StageError
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
@@ -49,6 +51,7 @@ def examples(source: str, task: str, count: int, *, negatives: int = 0, **fields
             "lang": "ru",
             "query": f"{source} вопрос {n}",
             "positives": [f"{source} ответ {n}"],
+            "positive_scores": None,
             "negatives": [f"{source} мимо {n} {k}" for k in range(negatives)],
             "negative_scores": None,
             "label": None,
@@ -94,6 +97,7 @@ def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
         "precision": "fp32",
         "threads": 1,
         "processes": 1,
+        "parallel": "ddp",
     }
     for stage in ("pretrain", "finetune", "multitask"):
         content[stage]["training"] |= TRAINING
@@ -188,6 +192,34 @@ def test_a_source_that_cannot_be_trained_on_is_named(
         load_sources(params.prompts, stage_of(params, {"titles": 1.0}))
 
 
+def test_in_batch_negatives_of_classes_need_one_label_in_each_row(workspace: Path) -> None:
+    training = load_params(PROFILE).pretrain.training.model_dump() | {"class_negatives": "batch"}
+    params = params_of(workspace, pretrain={"training": training})
+    stage = stage_of(params, {"titles": 1.0, "topics": 1.0})
+    for label, message in ((None, "10 of 10 rows have no label"), ("a|b", "10 have several")):
+        rewrite(
+            workspace,
+            pa.concat_tables(
+                [
+                    examples("titles", "retrieval", 4),
+                    examples("topics", "classification", 10, negatives=1, label=label),
+                ]
+            ),
+        )
+        with pytest.raises(StageError, match=f"'topics' of task classification: .*{message}"):
+            load_sources(params.prompts, stage)
+    rewrite(
+        workspace,
+        pa.concat_tables(
+            [
+                examples("titles", "retrieval", 4),
+                examples("topics", "classification", 10, label="a"),
+            ]
+        ),
+    )
+    assert len(load_sources(params.prompts, stage)) == 2, "in-batch negatives need no own ones"
+
+
 def own_negatives_only(params: Params, **training: Any) -> Any:
     """A stage of the questions without in-batch negatives, as stage 3 of GigaEmbeddings."""
     values = {"loss": "nv-embed-2"} | training
@@ -202,6 +234,20 @@ def test_a_loss_without_in_batch_negatives_refuses_a_source_that_has_none(worksp
     with pytest.raises(StageError, match=r"'questions'.*no row has a negative.*mine\.sources"):
         load_sources(params.prompts, own_negatives_only(params))
     assert load_sources(params.prompts, stage_of(params, {"questions": 1.0}))
+
+
+def test_a_teacher_or_softmaxes_of_ones_own_decide_whether_negatives_are_needed(
+    workspace: Path,
+) -> None:
+    rewrite(workspace, examples("questions", "retrieval", 5))
+    params = params_of(workspace)
+    teacher = Teacher.model_validate(ADDED["teacher"])
+    assert load_sources(params.prompts, own_negatives_only(params, teacher=teacher))
+    softmaxes = [["own_negatives"], ["queries"]]
+    assert load_sources(params.prompts, own_negatives_only(params, softmaxes=softmaxes))
+    only_own = own_negatives_only(params, loss="giga", softmaxes=[["own_negatives"]])
+    with pytest.raises(StageError, match="no row has a negative"):
+        load_sources(params.prompts, only_own)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "classification"])
@@ -384,3 +430,108 @@ def test_a_checkpoint_of_other_values_prompts_or_data_is_not_continued(
     )
     run_training(params, stage_of(params, {"titles": 1.0, "synthetic": 1.0}))
     assert seen == [1, 2, 3, 4, 5, 6]
+
+
+# ---- guide, teacher and what else may be added
+
+FROZEN = {"query_prompt": None, "document_prompt": None}
+ADDED: dict[str, Any] = {
+    "softmaxes": [["own_negatives"], ["other_positives", "queries"]],
+    "class_negatives": "batch",
+    "student_margin": {"margin": 0.1, "kind": "absolute", "in_batch": True, "explicit": False},
+    "guide": FROZEN
+    | {"margin": 0.0, "kind": "absolute", "in_batch": True, "explicit": True}
+    | {"checkpoint": "prune/model"},
+    "soft_labels": {"weight": 0.5, "teacher_temperature": 0.05},
+    "triplet": {"weight": 1.0, "margin": 0.1},
+    "teacher": FROZEN
+    | {"checkpoint": "prune/model", "embeddings": {"weight": 1.0, "size": 8}}
+    | {"similarities": {"weight": 1.0, "teacher_temperature": 0.05}},
+    "matryoshka_weights": {8: 0.5},
+    "margin_from_step": 1,
+}
+
+
+def test_a_training_with_all_that_may_be_added_logs_every_term_and_mask(workspace: Path) -> None:
+    scored = {"positive_scores": [0.9], "negative_scores": [0.1, 0.3]}
+    rewrite(
+        workspace,
+        pa.concat_tables(
+            [
+                examples("titles", "retrieval", 20, negatives=2, **scored),
+                examples("topics", "classification", 12, negatives=2, label="a"),
+                examples("paraphrases", "sts", 9),
+            ]
+        ),
+    )
+    training = load_params(PROFILE).pretrain.training.model_dump() | TRAINING | ADDED
+    training |= {"max_steps": 12, "warmup_steps": 1}
+    sources = {"titles": 1.0, "topics": 1.0, "paraphrases": 1.0}
+    pretrain(params_of(workspace, pretrain={"training": training, "sources": sources}))
+    folder = workspace / "artifacts" / "pretrain"
+    lines = (folder / "training.jsonl").read_text().splitlines()
+    by_source = {record["source"]: record for record in map(json.loads, lines)}
+    assert by_source["titles"]["losses"].keys() == {
+        *("contrastive", "soft_labels", "triplet", "embeddings", "similarities")
+    }
+    assert by_source["paraphrases"]["losses"].keys() == {"cosent", "embeddings", "similarities"}
+    for record in by_source.values():
+        assert sum(record["losses"].values()) == pytest.approx(record["loss"], rel=1e-5)
+    assert by_source["titles"]["soft_label_rows"] == 8
+    assert by_source["topics"]["soft_label_rows"] == 0
+    assert by_source["topics"]["in_batch_negatives"] == 0.0, "all rows are of one class"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["masked_by_guide"] > 0
+    assert metrics["soft_label_rows"] > 0
+
+
+@pytest.mark.parametrize(("batches", "parts"), [("mixed", 1), ("interleaved", 2)])
+def test_all_that_may_be_added_goes_with_steps_of_several_sources(
+    workspace: Path, batches: str, parts: int
+) -> None:
+    scored = {"positive_scores": [0.9], "negative_scores": [0.1, 0.3]}
+    rewrite(
+        workspace,
+        pa.concat_tables(
+            [
+                examples("titles", "retrieval", 20, negatives=2, **scored),
+                examples("topics", "classification", 12, negatives=2, label="a"),
+                examples("paraphrases", "sts", 9),
+            ]
+        ),
+    )
+    training = load_params(PROFILE).pretrain.training.model_dump() | TRAINING | ADDED
+    training |= {"batches": batches, "sub_batches": parts}
+    sources = {"titles": 1.0, "topics": 1.0, "paraphrases": 1.0}
+    pretrain(params_of(workspace, pretrain={"training": training, "sources": sources}))
+    folder = workspace / "artifacts" / "pretrain"
+    records = list(map(json.loads, (folder / "training.jsonl").read_text().splitlines()))
+    assert {record["source"] for record in records} == {batches}
+    for record in records:
+        assert sum(record["losses"].values()) == pytest.approx(record["loss"], rel=1e-5)
+    assert max(record["soft_label_rows"] for record in records) > 0
+    assert {name for record in records for name in record["losses"]} == {
+        *("contrastive", "soft_labels", "triplet", "embeddings", "similarities", "cosent")
+    }
+
+
+def test_a_guide_of_other_contents_begins_a_new_training(
+    workspace: Path, pico_folder: Path
+) -> None:
+    guide = workspace / "guide"
+    shutil.copytree(pico_folder, guide)
+    training = load_params(PROFILE).pretrain.training.model_dump() | TRAINING
+    training["guide"] = ADDED["guide"] | {"checkpoint": str(guide)}
+    params = params_of(workspace, pretrain={"training": training})
+    keys = []
+    for text in (b"{}", b"{ }"):
+        (guide / "note.json").write_bytes(text)
+        keys.append(contrastive._key(params, stage_of(params, {"titles": 1.0}), "fp32"))
+    assert keys[0] != keys[1]
+
+
+def test_a_teacher_that_is_no_model_is_a_message(workspace: Path) -> None:
+    training = load_params(PROFILE).pretrain.training.model_dump() | TRAINING
+    training["teacher"] = ADDED["teacher"] | {"checkpoint": str(workspace / "nothing")}
+    with pytest.raises(StageError, match="nothing"):
+        pretrain(params_of(workspace, pretrain={"training": training}))

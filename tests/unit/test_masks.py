@@ -155,6 +155,12 @@ def test_rows_of_one_class_are_no_negatives_of_each_other() -> None:
     assert term("own_negatives", rows, [7, 7, 8]) == [[1, 0], [0, 1], [0, 0]]
 
 
+def test_a_hard_negative_of_a_row_of_another_class_may_be_of_the_rows_own() -> None:
+    """n1 is of any class but 7: a negative for both rows of class 7, unknown to the row of 8."""
+    rows: list[Row] = [("q1", ["p1"], ["n1"]), ("q2", ["p2"], ["n2"]), ("q3", ["p3"], ["n3"])]
+    assert term("other_negatives", rows, [7, 7, 8]) == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     "name",
     ["own_negatives", "other_positives", "other_negatives", "queries", "documents"],

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor, nn
 
 from model.losses.contrastive import ContrastiveSettings, Similarities, contrastive_loss
-from model.losses.matryoshka import matryoshka_mean, matryoshka_sizes
+from model.losses.matryoshka import check_weights, matryoshka_mean, matryoshka_sizes
 
 SIZE = 16
 
@@ -51,6 +51,24 @@ def test_value_is_the_mean_of_the_sizes_of_sentence_transformers() -> None:
     expected = reference(features, torch.empty(0))
     got = matryoshka_mean(in_batch, torch.cat([query, document]), matryoshka_sizes(SIZE, [4, 8]))
     torch.testing.assert_close(got, expected)
+
+
+def test_weights_of_sizes_are_those_of_sentence_transformers_over_the_number_of_sizes() -> None:
+    query, document = vectors(5, 0), vectors(5, 1)
+    model: Any = LookUp()
+    inner = MultipleNegativesRankingLoss(model, scale=20.0)
+    reference = MatryoshkaLoss(model, inner, [SIZE, 8, 4], [1.0, 0.25, 2.0])
+    features = [{"sentence_embedding": query}, {"sentence_embedding": document}]
+    expected = reference(features, torch.empty(0)) / 3
+    both = torch.cat([query, document])
+    got = matryoshka_mean(in_batch, both, [SIZE, 8, 4], {8: 0.25, 4: 2.0})
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_weight_of_a_size_that_is_not_trained_is_refused() -> None:
+    check_weights({16: 2.0, 8: 0.5}, [16, 8])
+    with pytest.raises(ValueError, match=r"names the sizes \[4\], but trained are \[16, 8\]"):
+        check_weights({4: 2.0, 8: 0.5}, [16, 8])
 
 
 def test_every_prefix_is_scaled_to_unit_norm() -> None:

@@ -46,6 +46,8 @@ def batch_of(queries: list[str], documents: list[str], known: dict[str, list[str
         ),
         scores=None,
         is_in_batch=True,
+        teacher_scores=np.full(len(documents), np.nan, dtype=np.float32),
+        plain_texts=[("", text) for text in queries + documents],
     )
 
 
@@ -71,11 +73,9 @@ def recalled() -> Batch:
 
 
 def objective(batch: Batch, loss: str) -> ContrastiveObjective:
-    settings = LossSettings(loss, TEMPERATURE)
-    made = objective_of(
-        batch, is_in_batch=True, loss=settings, sizes=SIZES, device=torch.device("cpu"),
-        use_student_margin=False,
-    )  # fmt: skip
+    settings = LossSettings(loss, TEMPERATURE, use_student_margin=False)
+    device = torch.device("cpu")
+    made = objective_of(batch, is_in_batch=True, loss=settings, sizes=SIZES, device=device)
     assert isinstance(made, ContrastiveObjective)
     return made
 

@@ -70,6 +70,10 @@ def test_a_missing_section_is_named(tmp_path: Path, section: str) -> None:
         load(tmp_path, lambda content: content.pop(section))
 
 
+FROZEN = {"checkpoint": "backbone/model", "query_prompt": None, "document_prompt": None}
+GUIDE = FROZEN | {"margin": 0.0, "kind": "absolute", "in_batch": True, "explicit": False}
+
+
 def documents_only(content: dict[str, Any]) -> None:
     """All examples are synthetic."""
     sources = content["ingest"]["sources"]
@@ -127,6 +131,28 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["pretrain"]["training"].update(warmup_steps=10**6),
         r"warmup_steps 1000000 must be below max_steps",
     ),
+    "guide of a later stage": (
+        lambda c: c["pretrain"]["training"].update(guide=GUIDE | {"checkpoint": "finetune/model"}),
+        r"pretrain\.training\.guide\.checkpoint 'finetune/model' is neither .*: backbone/model, ",
+    ),
+    "teacher that is not asked": (
+        lambda c: c["finetune"]["training"].update(
+            teacher=FROZEN | {"embeddings": None, "similarities": None}
+        ),
+        r"  finetune\.training\.teacher: .*needs embeddings or similarities",
+    ),
+    "term twice in a softmax": (
+        lambda c: c["pretrain"]["training"].update(softmaxes=[["queries", "queries"]]),
+        r"  pretrain\.training\.softmaxes\.0: .*names a term twice",
+    ),
+    "softmax of nothing": (
+        lambda c: c["pretrain"]["training"].update(softmaxes=[[]]),
+        r"  pretrain\.training\.softmaxes\.0: ",
+    ),
+    "option that is not given": (
+        lambda c: c["pretrain"]["training"].pop("guide"),
+        r"  pretrain\.training\.guide: Field required",
+    ),
     "prefix longer than the embedding": (
         lambda c: c["finetune"]["training"].update(matryoshka_dims=[64, 193]),
         r"finetune\.training\.matryoshka_dims \[193\] exceed backbone\.scratch\.hidden_size 192",
@@ -144,6 +170,19 @@ FAULTS: dict[str, tuple[Change, str]] = {
             batches="mixed", memory={"batches": 2, "from_step": 1}
         ),
         r"memory with batches mixed: .*set batches to source, or memory to null",
+    ),
+    "sharded weights and micro-batches to be sized": (
+        lambda c: [
+            c["compute"].update(parallel="fsdp2"),
+            c["finetune"]["training"].update(micro_batch_tokens="auto"),
+        ],
+        r"compute\.parallel fsdp2 with micro_batch_tokens auto in finetune: .*give a number",
+    ),
+    "memory and guide": (
+        lambda c: c["pretrain"]["training"].update(
+            guide=GUIDE | {"checkpoint": "prune/model"}, memory={"batches": 2, "from_step": 1}
+        ),
+        r"memory with guide: .*set one of them to null",
     ),
     "sub-batches of unequal size": (
         lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=5),
@@ -231,6 +270,16 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
     )
     path.write_text(text, encoding="utf-8")
     assert load_params(path).pretrain.training.learning_rate == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("checkpoint", ["prune/model", "/models/guide"])
+def test_a_guide_is_a_model_of_an_earlier_stage_or_a_folder_anywhere(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    guide = GUIDE | {"checkpoint": checkpoint}
+    params = load(tmp_path, lambda c: c["pretrain"]["training"].update(guide=guide))
+    assert params.pretrain.training.guide is not None
+    assert params.pretrain.training.guide.checkpoint == checkpoint
 
 
 def test_documents_alone_will_do_when_all_examples_are_synthetic(tmp_path: Path) -> None:

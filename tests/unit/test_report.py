@@ -206,6 +206,15 @@ def test_an_official_task_is_reported_as_such(run, folder, params):
     assert names == ["MTEB SampleSTS", "SampleRetrieval"]
 
 
+def test_a_merge_that_was_asked_for_is_not_said_to_be_chosen(run, folder, params):
+    assert "chosen on the development split" in model_card(run)
+    merge = params.merge.model_copy(update={"method": "uniform_soup"})
+    asked = Run(params=params.model_copy(update={"merge": merge}), artifacts=folder / "artifacts")
+    card = model_card(asked)
+    assert "uniform soup, as params.yaml asks" in card
+    assert "chosen on the development split" not in card
+
+
 def test_a_decoder_from_scratch_is_said(run):
     assert "Its decoder was trained from scratch on 1\u2009400 documents" in model_card(run)
     assert ModelCard(model_card(run)).data.base_model is None

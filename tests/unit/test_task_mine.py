@@ -29,6 +29,7 @@ def example(query: str, *positives: str, **others: Any) -> dict[str, Any]:
         "lang": "ru",
         "query": query,
         "positives": list(positives),
+        "positive_scores": None,
         "negatives": [],
         "negative_scores": None,
         "label": None,
@@ -174,7 +175,26 @@ def test_rows_left_short_of_negatives_are_counted(run: Stage):
 def test_other_sources_are_left_out_and_every_other_column_is_kept(run: Stage):
     examples = [example("Что пьют?", "Чай."), example("О чём?", "О том.", source="titles")]
     rows, _ = run(examples, [document("Дом.")])
-    assert rows == [examples[0] | {key: rows[0][key] for key in ("negatives", "negative_scores")}]
+    filled = ("negatives", "negative_scores", "positive_scores")
+    assert rows == [examples[0] | {key: rows[0][key] for key in filled}]
+
+
+def test_positives_are_scored_by_the_same_model(
+    run: Stage, pico_folder: Path, pico_texts: list[str]
+):
+    """Soft labels need the positive's score beside those of the negatives."""
+    examples = [
+        example("Что стоит на столе?", pico_texts[0], pico_texts[4]),
+        example("Где кошка?", pico_texts[3]),
+    ]
+    rows, _ = run(examples, [document(text) for text in pico_texts])
+    encoder = Encoder.load(pico_folder)
+    prompt = query_prompt(load_params(PROFILE).prompts, "retrieval")
+    for row in rows:
+        query = encoder.encode([row["query"]], prompt=prompt, batch_tokens=100).astype(np.float64)
+        positives = encoder.encode(row["positives"], batch_tokens=100).astype(np.float64)
+        expected = (positives @ query[0]).tolist()
+        assert row["positive_scores"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_equal_inputs_give_equal_bytes(run: Stage, pico_texts: list[str]):

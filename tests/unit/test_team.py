@@ -1,9 +1,6 @@
 """The law of several processes: loss and gradients are those of one with the whole batch."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows.server import free_port
 from model.training.step_log import read_records
 from model.training.team import Team
 from tests.unit.team_worker import Case, cases, measure_all
+from tests.unit.teams import start_team
 from tests.unit.test_trainer import table_of
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES = list(cases())
-Measured = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
+Measured = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
 
 
 def read(folder: Path) -> Measured:
@@ -43,19 +39,21 @@ def together(
     """Two or three processes over gloo, as torchrun starts them."""
     folder, size = tmp_path_factory.mktemp("team"), request.param
     processes = start_team(size, "tests.unit.team_worker", str(pico_folder), str(folder))
-    assert [process.wait(240) for process in processes] == [0] * size
+    assert [process.wait(900) for process in processes] == [0] * size
     return read(folder)
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: "-".join(
-    str(value) for value in (*CASES[number][:4], CASES[number].extra)
+    str(value) for value in [*CASES[number][:4], *CASES[number][6:]] if value != ""
 ))  # fmt: skip
 def test_loss_and_gradients_are_those_of_one_process(
     number: int, alone: Measured, together: Measured
 ) -> None:
     facts, gradients = alone
     team_facts, team_gradients = together
-    assert team_facts[number] == pytest.approx(facts[number], rel=1e-5, abs=1e-6)
+    expected, got = dict(facts[number]), dict(team_facts[number])
+    assert got.pop("losses") == pytest.approx(expected.pop("losses"), rel=1e-5, abs=1e-6)
+    assert got == pytest.approx(expected, rel=1e-5, abs=1e-6)
     names = [name for name in gradients if name.startswith(f"{number}/")]
     assert names
     assert names == [name for name in team_gradients if name.startswith(f"{number}/")]
@@ -76,24 +74,9 @@ def test_the_cases_mask_by_text_and_by_score(alone: Measured) -> None:
 def test_the_cases_have_adapters_and_remembered_documents(alone: Measured) -> None:
     facts, gradients = alone
     for number, case in enumerate(CASES):
-        assert (facts[number]["memory_negatives"] > 1) == (case.extra == "memory")
+        assert (facts[number]["memory_negatives"] > 1) == (case.form == "memory")
         names = [name for name in gradients if name.startswith(f"{number}/")]
-        assert all("lora_" in name for name in names) == (case.extra == "lora")
-
-
-def start_team(size: int, module: str, *arguments: str) -> list[subprocess.Popen[bytes]]:
-    """Processes over gloo, as torchrun starts them."""
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(size),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", module, *arguments]
-    return [
-        subprocess.Popen(command, cwd=ROOT, env=environment | {"RANK": str(rank)})
-        for rank in range(size)
-    ]
+        assert all("lora_" in name for name in names) == (case.form == "lora")
 
 
 def test_a_team_goes_on_with_smaller_parts_when_one_process_is_out_of_memory(
@@ -115,6 +98,41 @@ def test_a_team_goes_on_with_smaller_parts_when_one_process_is_out_of_memory(
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
     for name, tensor in weights[1][0].items():
         assert torch.equal(tensor, weights[1][1][name]), name
+
+
+def test_every_term_has_the_same_gradient_with_and_without_grad_cache(alone: Measured) -> None:
+    facts, gradients = alone
+    numbers = {case: number for number, case in enumerate(CASES)}
+    for plain, number in numbers.items():
+        if plain.cached or not plain.extra:
+            continue
+        other = numbers[plain._replace(cached=True)]
+        assert facts[other]["losses"] == pytest.approx(facts[number]["losses"], rel=1e-5, abs=1e-6)
+        own = {name: g for name, g in gradients.items() if name.startswith(f"{number}/")}
+        largest = max(gradient.abs().max().item() for gradient in own.values())
+        for name, gradient in own.items():
+            cached = gradients[f"{other}/{name.split('/', 1)[1]}"]
+            assert (cached - gradient).abs().max().item() <= 1e-5 * max(1.0, largest), name
+
+
+def test_the_cases_use_every_term_and_mask(alone: Measured) -> None:
+    """A law that holds because nothing is there to break it would prove nothing."""
+    facts = [found for case, found in zip(CASES, alone[0], strict=True) if case.extra]
+    cases = [case for case in CASES if case.extra]
+    terms = {name for found in facts for name, value in found["losses"].items() if value != 0}
+    assert terms == {
+        *("contrastive", "spread_out", "soft_labels", "triplet", "embeddings", "similarities"),
+        "cosent",
+    }
+    for case, found in zip(cases, facts, strict=True):
+        assert sum(found["losses"].values()) == pytest.approx(found["loss"], rel=1e-5)
+        is_judged = case.extra in {"guide", "everything"}
+        assert (found["masked_by_guide"] > 0) == (is_judged and case.task != "sts"), case
+        is_labelled = case.extra in {"soft-labels", "everything"} and case.task != "sts"
+        if is_labelled and case.negatives:
+            assert 0 < found["soft_label_rows"] <= 9, "two rows have no scores"
+        else:
+            assert found["soft_label_rows"] == 0
 
 
 class _Of(Team):

@@ -415,6 +415,7 @@ from model.training.settings import LoraSettings, MemorySettings, TrainingSource
 from model.training.trainer import train
 
 model, folder, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+del settings["options"]
 torch.set_num_threads(1)
 settings["lora"] = settings["lora"] and LoraSettings(**settings["lora"])
 settings["memory"] = settings["memory"] and MemorySettings(**settings["memory"])

@@ -33,6 +33,7 @@ def test_examples_follow_the_contract(corpus) -> None:
         "query": "кот спит",
         "positives": ["кот дремлет"],
         "negatives": ["кот ест"],
+        "positive_scores": None,
         "negative_scores": None,
         "label": None,
         "score": None,
