@@ -48,7 +48,7 @@ profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 
 test: data lint  ## Lint, then every test
 	$(RUN) pytest -n 2 --dist loadfile --ignore tests/flows --ignore tests/e2e
-	$(RUN) pytest tests/flows tests/e2e
+	$(RUN) pytest -n 2 --dist loadfile tests/flows tests/e2e
 
 lint: setup  ## ruff, basedpyright, import-linter
 	ruff check .

@@ -1,16 +1,17 @@
-"""One process of a team that trains with sharded weights, or with whole ones to compare."""
+"""One process of a team that trains several times, with whole weights and with shared ones."""
 
 import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
 from model.encoder import Encoder
-from model.training.settings import LoraSettings, TrainingSource
+from model.training.settings import LoraSettings, TrainingSource, TrainSettings
 from model.training.sharding import sharded_copy
 from model.training.step_log import StepRecord
 from model.training.team import Team
@@ -22,29 +23,31 @@ class StoppedForTestError(Exception):
     """Stands for a process that dies."""
 
 
-def main(model: Path, table: Path, folder: Path, options: dict) -> None:
-    """Train as `options` say; the leading process writes weights.pt, every one held.json."""
-    stop_after = options.pop("stop_after", None)
-    if "lora" in options:
-        options["lora"] = LoraSettings(4, 8, 0.1, ("q_proj", "down_proj"))
+def settings_of(case: dict[str, Any]) -> TrainSettings:
+    """Parts of 60 tokens: both passes of GradCache, and unequal numbers of parts."""
+    settings = dataclasses.replace(SETTINGS, micro_batch_tokens=60, shard_weights=case["shared"])
+    if case["adapters"]:
+        adapters = LoraSettings(4, 8, 0.1, ("q_proj", "down_proj"))
+        settings = dataclasses.replace(settings, lora=adapters, activation_checkpointing=True)
+    return settings
+
+
+def run(model: Path, table: Path, folder: Path, case: dict[str, Any]) -> None:
+    """Train; the leading process writes weights.pt, unless the case stops the training."""
     encoder = Encoder.load(model)
 
     def stop(record: StepRecord) -> None:
-        if record.step == stop_after:
+        if record.step == case.get("stop_after"):
             raise StoppedForTestError
 
-    if options["shard_weights"]:
-        copy = sharded_copy(encoder, Team())
-        held = sum(weight.to_local().numel() for weight in copy.backbone.parameters())  # pyright: ignore[reportCallIssue]
-        every = sum(weight.numel() for weight in encoder.backbone.parameters())
-        (folder / f"held-{dist.get_rank()}.json").write_text(json.dumps([held, every]))
+    folder.mkdir(exist_ok=True)
     try:
         train(
             encoder,
             [TrainingSource("pairs", "retrieval", "Q: ", "", pq.read_table(table), 1.0)],
             checkpoint_folder=folder / "checkpoint",
             log_path=folder / "training.jsonl",
-            settings=dataclasses.replace(SETTINGS, micro_batch_tokens=60, **options),
+            settings=settings_of(case),
             on_step=stop,
         )
     except StoppedForTestError:
@@ -53,8 +56,20 @@ def main(model: Path, table: Path, folder: Path, options: dict) -> None:
         torch.save(encoder.state_dict(), folder / "weights.pt")
 
 
+def held_numbers(model: Path) -> tuple[int, int]:
+    """Numbers of a shared decoder that this process holds, and all there are."""
+    encoder = Encoder.load(model)
+    shared = sharded_copy(encoder, Team()).backbone.parameters()
+    held = sum(weight.to_local().numel() for weight in shared)  # pyright: ignore[reportCallIssue]
+    return held, sum(weight.numel() for weight in encoder.backbone.parameters())
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    main(*map(Path, sys.argv[1:4]), json.loads(sys.argv[4]))
+    model, table, folder = map(Path, sys.argv[1:4])
+    for case in json.loads(sys.argv[4]):
+        run(model, table, folder / case["name"], case)
+    numbers = json.dumps(held_numbers(model))
+    (folder / f"held-{dist.get_rank()}.json").write_text(numbers)
     dist.destroy_process_group()

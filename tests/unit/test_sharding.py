@@ -1,9 +1,7 @@
 """Weights shared by the processes of a team: trained, saved and resumed like whole ones."""
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,49 +12,58 @@ from model.training.step_log import read_records
 from tests.unit.teams import start_team
 from tests.unit.test_trainer import table_of
 
-ROWS = [0, 1, 2, 3] * 5
+FORMS = {"plain": False, "adapters": True}
+"""Whether adapters are trained and activations computed again."""
 
 
-def run(folder: Path, model: Path, texts: list[str], **options: Any) -> dict[str, Tensor]:
-    """Train on two processes; the weights of the result, none if it was stopped."""
-    folder.mkdir(exist_ok=True)
-    table = folder / "table.parquet"
-    pq.write_table(table_of(texts, ROWS), table)
-    arguments = [str(model), str(table), str(folder), json.dumps(options)]
+@pytest.fixture(scope="module")
+def trained(
+    pico_folder: Path, pico_texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Trainings on two processes: whole weights, shared ones, and shared ones broken off."""
+    folder = tmp_path_factory.mktemp("sharding")
+    pq.write_table(table_of(pico_texts, [0, 1, 2, 3] * 5), folder / "table.parquet")
+    cases = []
+    for form, adapters in FORMS.items():
+        for name, shared in (("whole", False), ("shared", True)):
+            cases.append({"name": f"{name}-{form}", "shared": shared, "adapters": adapters})
+        broken = {"name": f"broken-{form}", "shared": True, "adapters": adapters}
+        cases += [broken | {"stop_after": 5}, broken]
+    arguments = [str(pico_folder), str(folder / "table.parquet"), str(folder), json.dumps(cases)]
     processes = start_team(2, "tests.unit.sharding_worker", *arguments)
-    assert wait_all(processes) == [0, 0]
-    weights = folder / "weights.pt"
-    return torch.load(weights) if weights.exists() else {}
+    assert [process.wait(400) for process in processes] == [0, 0]
+    return folder
 
 
-def wait_all(processes: list[subprocess.Popen[bytes]]) -> list[int]:
-    return [process.wait(240) for process in processes]
+def result(folder: Path) -> tuple[list[float], dict[str, Tensor]]:
+    losses = [record.loss for record in read_records(folder / "training.jsonl")]
+    return losses, torch.load(folder / "weights.pt")
 
 
-def losses_of(folder: Path) -> list[float]:
-    return [record.loss for record in read_records(folder / "training.jsonl")]
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"lora": True, "activation_checkpointing": True}], ids=["plain", "adapters"]
-)
-def test_a_sharded_training_is_the_whole_one_and_resumes_exactly(
-    pico_folder: Path, pico_texts: list[str], tmp_path: Path, options: dict[str, bool]
+@pytest.mark.parametrize("form", FORMS)
+def test_a_training_with_shared_weights_is_the_one_with_whole_ones(
+    form: str, trained: Path
 ) -> None:
-    """Parts of 60 tokens: both passes of GradCache, with unequal numbers of parts."""
-    whole, sharded, broken = (tmp_path / name for name in ("whole", "sharded", "broken"))
-    expected = run(whole, pico_folder, pico_texts, shard_weights=False, **options)
-    got = run(sharded, pico_folder, pico_texts, shard_weights=True, **options)
-    assert losses_of(sharded) == pytest.approx(losses_of(whole), rel=1e-4)
-    assert got.keys() == expected.keys()
+    losses, weights = result(trained / f"whole-{form}")
+    got_losses, got = result(trained / f"shared-{form}")
+    assert got_losses == pytest.approx(losses, rel=1e-4)
+    assert got.keys() == weights.keys()
     for name, weight in got.items():
         assert type(weight) is Tensor
-        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_broken_training_with_shared_weights_resumes_exactly(form: str, trained: Path) -> None:
+    """It broke off after step 5, its last checkpoint is of step 3."""
+    losses, weights = result(trained / f"shared-{form}")
+    got_losses, got = result(trained / f"broken-{form}")
+    assert got_losses == losses
+    for name, weight in got.items():
+        assert torch.equal(weight, weights[name]), name
+
+
+def test_each_process_holds_half_of_the_decoder(trained: Path) -> None:
     for rank in (0, 1):
-        held, every = json.loads((sharded / f"held-{rank}.json").read_text())
+        held, every = json.loads((trained / f"held-{rank}.json").read_text())
         assert held == pytest.approx(every / 2, rel=0.01)
-    assert not run(broken, pico_folder, pico_texts, shard_weights=True, stop_after=5, **options)
-    resumed = run(broken, pico_folder, pico_texts, shard_weights=True, **options)
-    assert losses_of(broken) == losses_of(sharded)
-    for name, weight in resumed.items():
-        assert torch.equal(weight, got[name]), name

@@ -22,43 +22,55 @@ from tests.unit.training_workspace import (
     write_workspace,
 )
 
+LOG = "training.jsonl"
+STEPS = {"max_steps": 40, "checkpoint_every_steps": 5}
 
-def test_two_processes_write_what_one_writes(pico_folder: Path, tmp_path: Path) -> None:
-    write_workspace(tmp_path, pico_folder)
-    found = {}
-    for processes in (1, 2):
-        set_processes(tmp_path, processes)
-        process = start_pretrain(tmp_path)
-        _, output = process.communicate(timeout=200)
-        assert process.returncode == 0, output
-        folder = tmp_path / "artifacts" / "pretrain"
-        log = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
-        found[processes] = log, load_file(folder / "model" / "model.safetensors")
-    assert "training on 2 processes" in output
-    (log, weights), (team_log, team_weights) = found[1], found[2]
-    assert [step["loss"] for step in team_log] == pytest.approx(
-        [step["loss"] for step in log], rel=1e-4
+
+def train_on(processes: int, folder: Path, model: Path, *, kill_at: int | None = None) -> str:
+    """Train in `folder`, if wanted with a SIGKILL and a second start; what was logged last."""
+    write_workspace(folder, model, **STEPS)
+    set_processes(folder, processes)
+    process = start_pretrain(folder)
+    if kill_at is not None:
+        kill_after(kill_at, folder, process)
+        process = start_pretrain(folder)
+    _, output = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def of_two(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of an unbroken training on two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    assert "training on 2 processes" in train_on(2, folder, pico_folder)
+    return folder / "artifacts" / "pretrain"
+
+
+def test_two_processes_write_what_one_writes(
+    of_two: Path, pico_folder: Path, tmp_path: Path
+) -> None:
+    train_on(1, tmp_path, pico_folder)
+    folders = (tmp_path / "artifacts" / "pretrain", of_two)
+    alone, together = (
+        [json.loads(line)["loss"] for line in (folder / LOG).read_text().splitlines()]
+        for folder in folders
+    )
+    assert together == pytest.approx(alone, rel=1e-4)
+    weights, team_weights = (
+        load_file(folder / "model" / "model.safetensors") for folder in folders
     )
     for name, tensor in weights.items():
         torch.testing.assert_close(team_weights[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_a_killed_team_goes_on_to_the_same_steps(pico_folder: Path, tmp_path: Path) -> None:
-    logs = []
-    for name in ("whole", "cut"):
-        folder = tmp_path / name
-        folder.mkdir()
-        write_workspace(folder, pico_folder, max_steps=40, checkpoint_every_steps=5)
-        set_processes(folder, 2)
-        process = start_pretrain(folder)
-        if name == "cut":
-            kill_after(12, folder, process)
-            process = start_pretrain(folder)
-        _, output = process.communicate(timeout=200)
-        assert process.returncode == 0, output
-        logs.append((folder / "artifacts" / "pretrain" / "training.jsonl").read_bytes())
+def test_a_killed_team_goes_on_to_the_same_steps(
+    of_two: Path, pico_folder: Path, tmp_path: Path
+) -> None:
+    output = train_on(2, tmp_path, pico_folder, kill_at=12)
     assert "resumed after step" in output
-    assert logs[0] == logs[1]
+    log = tmp_path / "artifacts" / "pretrain" / LOG
+    assert log.read_bytes() == (of_two / LOG).read_bytes()
 
 
 def kill_after(lines: int, folder: Path, process: subprocess.Popen[str]) -> None:
