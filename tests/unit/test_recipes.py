@@ -68,6 +68,14 @@ def test_giga_has_in_batch_negatives_in_stages_1_and_2_alone(giga: Params) -> No
     assert terms["multitask"] == {"own_negatives"}
 
 
+def test_giga_has_cross_batch_negatives_in_stage_1_alone(giga: Params) -> None:
+    memory = {stage: training.memory for stage, training in trainings(giga).items()}
+    of_pretrain = memory.pop("pretrain")
+    assert of_pretrain is not None
+    assert of_pretrain.from_step > giga.pretrain.training.warmup_steps
+    assert set(memory.values()) == {None}
+
+
 def test_giga_mines_and_draws_seven_negatives(giga: Params) -> None:
     assert giga.mine.negatives == giga.ingest.class_negatives == 7
     assert giga.mine.max_length_tokens == 512
