@@ -47,8 +47,8 @@ profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 	$(RUN) flows.profile $(PROFILE)
 
 test: data lint  ## Lint, then every test
-	$(RUN) pytest -n 2 --dist loadfile --ignore tests/flows --ignore tests/e2e
-	$(RUN) pytest -n 2 --dist loadfile tests/flows tests/e2e
+	$(RUN) pytest -n 2 --dist loadfile --ignore tests/flows/test_stop.py
+	$(RUN) pytest tests/flows/test_stop.py  # holds to deadlines: nothing else may run meanwhile
 
 lint: setup  ## ruff, basedpyright, import-linter
 	ruff check .
