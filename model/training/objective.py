@@ -28,8 +28,8 @@ from model.training.team import Team
 
 NOT_IN_BATCH: tuple[Term, ...] = (*EXPLICIT_TERMS, "memory")
 """Terms whose negatives were chosen for the row or come from earlier batches."""
-ROWS_AT_ONCE = 1024
-"""Rows whose similarities exist at once: the loss of a large batch needs no large matrix."""
+NUMBERS_AT_ONCE = 4 * 1024 * 1024
+"""Similarities that exist at once in each term: the loss of a large batch needs no large matrix."""
 
 
 class ContrastiveObjective:
@@ -84,7 +84,8 @@ class ContrastiveObjective:
         Over all processes they add up to the loss.
         """
         num_rows = self._num_rows
-        width = min(ROWS_AT_ONCE, -(-num_rows // team.size))
+        width = max(1, NUMBERS_AT_ONCE // len(embedding_MD))
+        width = min(width, -(-num_rows // team.size))
         starts = range(0, num_rows, width)
         for start in starts[team.rank :: team.size]:
             yield self._share(embedding_MD, slice(start, min(start + width, num_rows)))

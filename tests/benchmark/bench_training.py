@@ -72,7 +72,10 @@ class Theirs:
             sides = [[pair[side] for pair in batch] for side in (0, 1)]
             features = [self._model.preprocess(texts) for texts in sides]
             features = [
-                {name: value.to(self._model.device) for name, value in side.items()}
+                {
+                    name: value.to(self._model.device) if torch.is_tensor(value) else value
+                    for name, value in side.items()
+                }
                 for side in features
             ]
             with decoder_autocast(self._model.device, self.precision):

@@ -23,6 +23,8 @@ LEARNING_RATE = 1e-4
 MAX_TOKENS = 512
 SETS = {"mixed": (20.0, 90.0), "short": (10.0, 12.0)}
 """Mean tokens of queries and documents; lognormal, cut at 512."""
+WORDS = np.array(["слово" + "".join("абвгдежзик"[int(d)] for d in f"{n:03}") for n in range(800)])
+"""Of letters alone: a tokenizer never joins letters and digits."""
 SIZE = DecoderSize(
     hidden_size=256, intermediate_size=704, num_layers=6,
     num_heads=4, num_key_value_heads=2, head_dim=64,
@@ -30,11 +32,11 @@ SIZE = DecoderSize(
 
 
 def lognormal_texts(count: int, mean: float, rng: np.random.Generator) -> list[str]:
-    """Distinct texts of about `mean` words each, at most 512."""
+    """Distinct texts of about `mean` words each, at most 512; a word is one token."""
     sigma = 0.7
     words = rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, count).clip(2, MAX_TOKENS)
     return [
-        " ".join(f"слово{word}" for word in (rng.zipf(1.3, size) % 800)) + f" {number}"
+        " ".join(WORDS[rng.zipf(1.3, size) % len(WORDS)]) + f" {number}"
         for number, size in enumerate(words.astype(int))
     ]
 

@@ -134,7 +134,8 @@ def test_cached_gradient_is_the_plain_one_for_every_loss(
     """Scored whole and in slices of two rows."""
     batch = batch_of(pico_encoder, pico_texts, tmp_path, "retrieval", 3)
     plain_loss, plain = gradients(pico_encoder, batch, cached=False, is_in_batch=True, loss=loss)
-    monkeypatch.setattr(objective, "ROWS_AT_ONCE", rows_at_once)
+    at_once = rows_at_once * len(batch.items)
+    monkeypatch.setattr(objective, "NUMBERS_AT_ONCE", at_once)
     cached_loss, cached = gradients(pico_encoder, batch, cached=True, is_in_batch=True, loss=loss)
     assert cached_loss == pytest.approx(plain_loss, rel=1e-5, abs=1e-6)
     for name, gradient in plain.items():
