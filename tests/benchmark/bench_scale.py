@@ -24,6 +24,8 @@ from model.precision import fast_precision
 from tests.benchmark.workload import Ours, lognormal_pairs, make_model
 
 SMALL_BATCH, SMALL_STEPS = 512, 4
+MOST_TOKENS = 10**6
+"""More than the small batch has: it is taken in one pass."""
 TEXTS = "short"
 MODEL_PAIRS = 512
 
@@ -54,6 +56,7 @@ def measure(folder: Path, batch: int, steps: int, micro_batch_tokens: int) -> di
         "first_step_s": first,
         "peak_bytes": peak,
         "forward_passes": record.micro_batches,
+        "tokens": record.tokens,
     }
 
 
@@ -68,7 +71,6 @@ def main() -> None:
     """Print both measurements and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=16384)
-    parser.add_argument("--micro-batch-tokens", type=int, default=16384)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:
@@ -80,9 +82,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         make_model(folder, lognormal_pairs(TEXTS, MODEL_PAIRS))
-        tokens = chosen.micro_batch_tokens
-        small = in_own_process(folder, SMALL_BATCH, SMALL_STEPS, tokens)
-        large = in_own_process(folder, chosen.batch, 1, tokens)
+        small = in_own_process(folder, SMALL_BATCH, SMALL_STEPS, MOST_TOKENS)
+        # both hold the graph of as many tokens
+        large = in_own_process(folder, chosen.batch, 1, int(small["tokens"]))
     for batch, found in ((SMALL_BATCH, small), (chosen.batch, large)):
         logger.info(
             "batch %6d: %5.0f pairs/s, %.2f GB, %d forward passes, %.1f s to the first step",
