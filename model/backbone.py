@@ -7,7 +7,7 @@ Shape letters: B = texts, T = tokens, D = hidden size.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from model.attention import Direction, window_of
 from model.encoder import Encoder, TokenizedText
-from model.packing import PACKED
+from model.packing import PACKED, has_kernel
+from model.precision import Precision, decoder_autocast
 
 PROBE_TOKENS = 12
 PROBE_PADDING = 5
@@ -30,7 +31,7 @@ MAX_NOISE = 1e-5
 MAX_PADDING_CHANGE = 1e-4
 """Largest change of any number of a unit-norm vector by padding, in float32."""
 MAX_PADDING_CHANGE_BF16 = 3e-2
-"""The same with flash kernels, which work in bfloat16."""
+"""The same with kernels that work in bfloat16."""
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def prove_attention(
         implementations: Attention implementations to measure.
 
     Returns:
-        JSON: the claim, the bounds, and per implementation `first_state_change` and
+        JSON: the claim, the bounds, and per implementation (and type, where it is not float32)
+        `first_state_change` and
         `first_state_change_padded` (largest change over largest state) and
         `vector_change_by_padding` (largest change of one number).
 
@@ -145,13 +147,14 @@ def prove_attention(
     original = encoder.backbone.config._attn_implementation or "eager"
     measured: dict[str, dict[str, float]] = {}
     try:
-        for name in implementations:
+        for name, precision in _kernels(implementations, encoder.device):
             encoder.backbone.set_attn_implementation(name)
-            # flash kernels take half precision alone
-            with torch.autocast(encoder.device.type, torch.bfloat16, enabled="flash" in name):
-                measured[name] = _measure(encoder)
-            logger.info("%s attention with %s: %s", attention, name, measured[name])
-            _check(measured[name], attention, f"{encoder.backbone.config.model_type} with {name}")
+            kernel = name if precision == "fp32" else f"{name} in {precision}"
+            with decoder_autocast(encoder.device, precision):
+                measured[kernel] = _measure(encoder)
+            logger.info("%s attention with %s: %s", attention, kernel, measured[kernel])
+            title = f"{encoder.backbone.config.model_type} with {kernel}"
+            _check(measured[kernel], attention, title, precision)
     finally:
         encoder.backbone.set_attn_implementation(original)
     bounds = {
@@ -160,6 +163,19 @@ def prove_attention(
         "max_padding_change": MAX_PADDING_CHANGE,
     }
     return {"attention": attention, "bounds": bounds, "implementations": measured}
+
+
+def _kernels(
+    implementations: Sequence[str], device: torch.device
+) -> Iterator[tuple[str, Precision]]:
+    """Each implementation in the types for which it has a kernel of its own."""
+    for name in implementations:
+        if "flash" in name:  # half precision alone
+            yield name, "bf16"
+            continue
+        yield name, "fp32"
+        if name == PACKED and has_kernel(device):
+            yield name, "bf16"
 
 
 @torch.inference_mode()
@@ -192,7 +208,7 @@ def _rounded(value: Tensor) -> float:
     return float(f"{value.item():.3g}")
 
 
-def _check(measured: dict[str, float], attention: str, name: str) -> None:
+def _check(measured: dict[str, float], attention: str, name: str, precision: Precision) -> None:
     changes = [measured["first_state_change"], measured["first_state_change_padded"]]
     if attention == "bidirectional" and min(changes) < MIN_CHANGE:
         raise ValueError(
@@ -206,7 +222,7 @@ def _check(measured: dict[str, float], attention: str, name: str) -> None:
             f"{name} is not causal: exchanging a late token changes the first state by "
             f"{max(changes):.3g}, expected at most {MAX_NOISE:g}"
         )
-    limit = MAX_PADDING_CHANGE_BF16 if "flash" in name else MAX_PADDING_CHANGE
+    limit = MAX_PADDING_CHANGE if precision == "fp32" else MAX_PADDING_CHANGE_BF16
     if measured["vector_change_by_padding"] > limit:
         raise ValueError(
             f"{name} sees padding: it changes a vector by "

@@ -36,6 +36,8 @@ TokenPooling = Callable[[Tensor, Tensor], Tensor]
 """States (B, T, D) and a mask (B, T) to vectors (B, D)."""
 PROGRESS_INTERVAL_S = 5.0
 TOKENIZE_CHUNK = 10_000
+HELD_NUMBERS = 2**24
+"""Numbers of vectors that stay on the device until they are fetched together."""
 
 logger = logging.getLogger(__name__)
 
@@ -199,18 +201,30 @@ class Encoder(nn.Module):
         self.eval()
         items = self._tokenize_chunks(texts, prompt, max_length_tokens)
         embedding_ND = torch.empty((len(texts), self.embedding_size))
-        done, shown = 0, time.monotonic()
-        started = shown
+        held: list[tuple[list[int], Tensor]] = []
+
+        def fetch() -> None:
+            """Wait for the device; until then it always has the next batch to work on."""
+            for batch, vectors in held:
+                embedding_ND[batch] = vectors.cpu()
+            held.clear()
+
+        done = held_numbers = 0
+        started = shown = time.monotonic()
         lengths = [len(item.ids) for item in items]
         for batch in token_budget_batches(lengths, batch_tokens, is_packed=self.is_packed):
-            embedding_ND[batch] = self._encode_batch(
-                [items[position] for position in batch], precision
-            )
+            with decoder_autocast(self.device, precision):
+                held.append((batch, self.embed([items[position] for position in batch])))
+            held_numbers += len(batch) * self.embedding_size
+            if held_numbers > HELD_NUMBERS:
+                fetch()
+                held_numbers = 0
             done += len(batch)
             if time.monotonic() - shown > PROGRESS_INTERVAL_S:
                 shown = time.monotonic()
                 rate = done / (shown - started)
                 logger.info("encoded %d/%d texts, %.0f texts/s", done, len(texts), rate)
+        fetch()
         self.train(was_training)
         return embedding_ND.numpy()
 
@@ -223,10 +237,6 @@ class Encoder(nn.Module):
             prompts = [prompt] * len(chunk)
             items += self.tokenize(chunk, prompts=prompts, max_length_tokens=max_length_tokens)
         return items
-
-    def _encode_batch(self, items: list[TokenizedText], precision: Precision) -> Tensor:
-        with decoder_autocast(self.device, precision):
-            return self.embed(items).cpu()
 
     def save(self, folder: Path, *, prompts: dict[str, str] | None = None) -> None:
         """Write a sentence-transformers folder that gives the same vectors.

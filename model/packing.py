@@ -1,12 +1,15 @@
 """Texts laid end to end in one row: every matrix product works on real tokens alone.
 
-Only attention has to know where a text ends. It runs on groups of texts of similar length, each
-padded to the longest of its group; the padding never leaves the attention function.
+Only attention has to know where a text ends. On a GPU, in half precision, one kernel is told. Else
+it runs on groups of texts of similar length, each padded to the longest of its group; the padding
+never leaves the attention function.
 
 Shape letters: B = texts, T = tokens of all texts, G = texts of a group, L = its longest text,
 P = rows of all groups, padding included, H = heads, K = size of a head, D = hidden size.
 """
 
+import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -28,6 +32,12 @@ SHORTEST_SHARE = 0.8
 """A text below this share of its group's longest opens a new group, if that one is worth it."""
 WORTHWHILE_TOKENS = 256
 """A group is worth its fixed cost from this number of tokens on."""
+FEWER_KEY_HEADS = (
+    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+)
+"""Asks the kernel for key heads that several query heads share; before torch 2.12 it just did."""
+LARGEST_HEAD, HEAD_STEP = 256, 8
+"""Head sizes the kernel takes: multiples of the step."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,10 @@ class PackedTexts:
     """Row of each token among the P rows of all groups."""
     order_B: Tensor
     """Place, among the packed texts, of each text as it was given."""
+    start_B1: Tensor | None
+    """Where each text begins, and the end of the last; None where no kernel reads it."""
+    longest: int
+    """Tokens of the longest text."""
 
     def pad(self, rows_T: Tensor) -> list[Tensor]:
         """Rows (T, ...) as one zero-padded block (G, L, ...) per group."""
@@ -112,12 +126,13 @@ def pack(
         position_L = torch.arange(width)
         is_token_GL = position_L < length_G[:, None]
         head_G = torch.tensor([_head(text, pool_prompt) for text in texts[start:end]])
+        key_mask_G11L = None if is_token_GL.all() else is_token_GL[:, None, None]
         groups.append(
             Group(
                 rows=end - start,
                 width=width,
-                key_mask_G11L=None if is_token_GL.all() else is_token_GL[:, None, None].to(device),
-                pool_mask_GL=(is_token_GL & (position_L >= head_G[:, None])).long().to(device),
+                key_mask_G11L=None if key_mask_G11L is None else _sent(key_mask_G11L, device),
+                pool_mask_GL=_sent((is_token_GL & (position_L >= head_G[:, None])).long(), device),
             )
         )
         places.append(padded + is_token_GL.flatten().nonzero()[:, 0])
@@ -125,13 +140,26 @@ def pack(
         start = end
     ids = [token for text in texts for token in text.ids]
     positions = torch.cat([torch.arange(length) for length in lengths])
+    start_B1 = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     return PackedTexts(
-        input_ids_1T=torch.tensor([ids]).to(device),
-        position_ids_1T=positions[None].to(device),
+        input_ids_1T=_sent(torch.tensor([ids]), device),
+        position_ids_1T=_sent(positions[None], device),
         groups=tuple(groups),
-        place_T=torch.cat(places).to(device),
-        order_B=torch.tensor(order).argsort().to(device),
+        place_T=_sent(torch.cat(places), device),
+        order_B=_sent(torch.tensor(order).argsort(), device),
+        start_B1=_sent(start_B1, device) if has_kernel(torch.device(device)) else None,
+        longest=lengths[0],
     )
+
+
+def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device; the processor does not wait for what the device has yet to do."""
+    return tensor.to(device, non_blocking=True)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether the device runs attention over texts of unequal length."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _head(text: TokenizedText, pool_prompt: bool) -> int:
@@ -203,23 +231,81 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
 ) -> tuple[Tensor, None]:
     """Attention within each packed text; plain SDPA for inputs that are not packed.
 
-    On a CPU it works in float32: torch 2.13 runs the backward pass of its bfloat16 kernel there
-    three times slower (64 tokens, head size 48: 65 against 18 ms).
-
     Returns:
         Output (1, T, H, K) in the type of the value, and no weights.
     """
+    states = (query_1HTK, key_1HTK, value_1HTK)
     if packed_texts is None:
-        states = (query_1HTK, key_1HTK, value_1HTK)
         return sdpa_attention_forward(
             module, *states, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     looks_back = is_causal(module.config)  # pyright: ignore[reportArgumentType]  # a config
+    if _suits_kernel(states, packed_texts, dropout):
+        attended_1THK = _attend_by_kernel(states, packed_texts, scaling, looks_back=looks_back)
+    else:
+        attended_1THK = _attend_by_groups(
+            states, packed_texts, scaling, looks_back=looks_back, dropout=dropout
+        )
+    return attended_1THK, None
+
+
+def _suits_kernel(states: Sequence[Tensor], packed_texts: PackedTexts, dropout: float) -> bool:
+    heads = {state.shape[-1] for state in states}
+    head = max(heads)
+    return (
+        packed_texts.start_B1 is not None
+        and states[2].dtype in {torch.bfloat16, torch.float16}
+        and len(heads) == 1
+        and head <= LARGEST_HEAD
+        and head % HEAD_STEP == 0
+        and dropout == 0
+    )
+
+
+def _attend_by_kernel(
+    states: Sequence[Tensor],
+    packed_texts: PackedTexts,
+    scaling: float | None,
+    *,
+    looks_back: bool,
+) -> Tensor:
+    """Output (1, T, H, K) of the kernel that is told where each text begins."""
+    dtype = states[2].dtype
+    query_THK, key_THK, value_THK = (state[0].transpose(0, 1).to(dtype) for state in states)
+    attended_THK = varlen_attn(
+        query_THK,
+        key_THK,
+        value_THK,
+        packed_texts.start_B1,  # pyright: ignore[reportArgumentType]  # there is one
+        packed_texts.start_B1,
+        packed_texts.longest,
+        packed_texts.longest,
+        scale=scaling,
+        window_size=(-1, 0) if looks_back else (-1, -1),
+        **FEWER_KEY_HEADS,
+    )
+    return attended_THK[None]  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]  # nothing else was asked for
+
+
+def _attend_by_groups(
+    states: Sequence[Tensor],
+    packed_texts: PackedTexts,
+    scaling: float | None,
+    *,
+    looks_back: bool,
+    dropout: float,
+) -> Tensor:
+    """Output (1, T, H, K), group by group.
+
+    On a CPU it works in float32: torch 2.13 runs the backward pass of its bfloat16 kernel there
+    three times slower (64 tokens, head size 48: 65 against 18 ms).
+    """
+    query_1HTK, key_1HTK, value_1HTK = states
     dtype = value_1HTK.dtype
     on_cpu = value_1HTK.device.type == "cpu"
     blocks = [
-        packed_texts.pad(states[0].transpose(0, 1).to(torch.float32 if on_cpu else dtype))
-        for states in (query_1HTK, key_1HTK, value_1HTK)
+        packed_texts.pad(state[0].transpose(0, 1).to(torch.float32 if on_cpu else dtype))
+        for state in states
     ]
     outputs = []
     with torch.autocast(value_1HTK.device.type, enabled=False):
@@ -235,7 +321,7 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
                 enable_gqa=query_1HTK.shape[1] != key_1HTK.shape[1],
             )
             outputs.append(attended_GHLK.transpose(1, 2))
-    return packed_texts.unpad(outputs).unsqueeze(0).to(dtype), None
+    return packed_texts.unpad(outputs).unsqueeze(0).to(dtype)
 
 
 AttentionInterface.register(PACKED, packed_attention)

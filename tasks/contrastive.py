@@ -36,7 +36,6 @@ INGESTED = ARTIFACTS / "ingest" / "examples"
 SYNTHESIZED = ARTIFACTS / "synthesize" / "examples"
 MINED = ARTIFACTS / "mine" / "examples"
 SYNTHETIC = "synthetic"
-LABELS_JOINED_BY = "|"
 CORPORA = Path(".samovar/corpora")
 """Arrow files of the stages that are under way."""
 MICRO_BATCHES = CHECKPOINTS.parent / "micro_batch_tokens.json"
@@ -244,14 +243,12 @@ def _score_fault(scores: pa.ChunkedArray) -> str | None:
 
 
 def _label_fault(labels: pa.ChunkedArray) -> str | None:
-    """A row's label must tell which other rows are its negatives."""
-    several = sum(LABELS_JOINED_BY in (label or "") for label in labels.to_pylist())
-    if not (labels.null_count or several):
+    """A row's labels must tell which other rows are its negatives."""
+    if not labels.null_count:
         return None
     return (
-        f"{labels.null_count} of {len(labels)} rows have no label and {several} have several, so "
-        "nothing tells which rows are negatives of each other: set class_negatives to own, or "
-        "remove the source"
+        f"{labels.null_count} of {len(labels)} rows have no label, so nothing tells which rows are "
+        "negatives of each other: set class_negatives to own, or remove the source"
     )
 
 

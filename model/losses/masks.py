@@ -4,7 +4,7 @@ Texts are compared by 64-bit hash, so the answer does not depend on embeddings, 
 dropout, is the same on every process of a training, and costs no sampler that avoids duplicates.
 
 Shape letters: B = rows, N = documents (B positives, then hard negatives), P = known pairs,
-R = rows asked for, Q = remembered documents, X = candidates of a term.
+R = rows asked for, Q = remembered documents, X = candidates of a term, L = classes of a row.
 """
 
 import hashlib
@@ -42,8 +42,9 @@ class BatchTexts:
     known_positives: np.ndarray
     """(P,); every positive of every row of the batch, also those that were not drawn."""
     classes: np.ndarray | None = None
-    """(B,); rows of equal class are no negatives of each other, and the hard negatives of a row are
-    of any class but its own; None where rows have none."""
+    """(B, L), or (B,) for one each: rows that share a class are no negatives of each other, and the
+    hard negatives of a row share none with it. Rows with fewer than L repeat one. None where rows
+    have none."""
     remembered: np.ndarray | None = None
     """(Q,); documents of earlier batches, newest first; None stands for none."""
 
@@ -89,7 +90,7 @@ class TextMask:
         self._query_B = number[:rows]
         self._document_N = number[rows : rows + documents]
         self._owners_N = texts.owners
-        self._classes_B = texts.classes
+        self._classes_BL = None if texts.classes is None else texts.classes.reshape(rows, -1)
         self._num_texts = int(number.max(initial=-1)) + 1
         asked_P = np.searchsorted(np.sort(texts.queries), texts.known_queries)
         query_of_place = self._query_B[np.argsort(texts.queries, kind="stable")]
@@ -128,21 +129,31 @@ class TextMask:
         return related_RT
 
     def _same_class(self, row_R: np.ndarray, other_X: np.ndarray) -> np.ndarray | bool:
-        if self._classes_B is None:
+        """(R, X): the rows share a class."""
+        if self._classes_BL is None:
             return False
-        return self._classes_B[row_R][:, None] == self._classes_B[other_X][None, :]
+        own_RL, other_XL = self._classes_BL[row_R], self._classes_BL[other_X]
+        shared_RX = np.zeros((len(row_R), len(other_X)), dtype=bool)
+        for own_R in own_RL.T:
+            for one_X in other_XL.T:
+                shared_RX |= own_R[:, None] == one_X[None, :]
+        return shared_RX
 
     def _maybe_same_class(
         self, row_R: np.ndarray, owners_N: np.ndarray, is_positive_N: np.ndarray
     ) -> np.ndarray | bool:
-        """Where another row's document may be of the row's class.
+        """Where another row's document may share a class with the row.
 
-        A positive has the class of its owner. A hard negative has not, and nothing else is known:
-        it is safe only for the rows of its owner's class.
+        A positive is taken to have the classes of its owner. A hard negative has none of them, and
+        nothing else is known: it is safe only for rows whose classes all are its owner's.
         """
-        if self._classes_B is None:
+        if self._classes_BL is None:
             return False
-        return self._same_class(row_R, owners_N) == is_positive_N
+        own_RL, owner_NL = self._classes_BL[row_R], self._classes_BL[owners_N]
+        is_safe_RN = np.ones((len(row_R), len(owners_N)), dtype=bool)
+        for own_R in own_RL.T:
+            is_safe_RN &= (own_R[:, None, None] == owner_NL[None]).any(axis=2)
+        return np.where(is_positive_N, self._same_class(row_R, owners_N), ~is_safe_RN)
 
     def _candidates(
         self, term: Term, row_R: np.ndarray, related_RT: np.ndarray, counts: MaskCounts

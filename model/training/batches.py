@@ -31,6 +31,7 @@ from model.training.order import SourceOrder
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.team import Team
 
+LABELS_JOINED_BY = "|"
 STEPS_AHEAD = 4
 """Steps that are prepared while the device trains."""
 
@@ -164,12 +165,18 @@ class SourceReader:
         )
 
     def _classes(self, table: pa.Table) -> np.ndarray | None:
-        """Numbers that are equal where source and label are; rows without a label are one class."""
+        """Numbers (B, L) that are equal where source and label are.
+
+        Rows without a label are one class; those with fewer labels than others repeat their first.
+        """
         if self.source.is_in_batch or self.source.is_graded:
             return None
         is_labelled = "label" in table.column_names
         labels = table["label"].to_pylist() if is_labelled else [None] * table.num_rows
-        return text_hashes(f"{self.source.name}: {label}" for label in labels)
+        names = [str(label).split(LABELS_JOINED_BY) for label in labels]
+        most = max(map(len, names))
+        full = chain.from_iterable(own + own[:1] * (most - len(own)) for own in names)
+        return text_hashes(f"{self.source.name}: {name}" for name in full).reshape(-1, most)
 
 
 class BatchPlan:
@@ -261,13 +268,20 @@ def joined(batches: list[Batch]) -> Batch:
             owners=np.concatenate(_positives_first(owners, rows)),
             known_queries=np.concatenate([text.known_queries for text in texts]),
             known_positives=np.concatenate([text.known_positives for text in texts]),
-            classes=np.concatenate(classes) if classes else None,
+            classes=_equally_wide(classes) if classes else None,
         ),
         scores=np.concatenate(scores) if scores else None,
         is_in_batch=batches[0].is_in_batch,
         teacher_scores=np.concatenate(_positives_first(teacher_scores, rows)),
         plain_texts=_queries_first([batch.plain_texts for batch in batches], rows),
     )
+
+
+def _equally_wide(classes: list[np.ndarray]) -> np.ndarray:
+    """All rows of classes (B, L), the narrower ones widened by their first class."""
+    most = max(own.shape[1] for own in classes)
+    fill = [np.repeat(own[:, :1], most - own.shape[1], axis=1) for own in classes]
+    return np.concatenate([np.hstack(parts) for parts in zip(classes, fill, strict=True)])
 
 
 def _queries_first(parts: list[list[Any]], rows: list[int]) -> list[Any]:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from model.compilation import compile_blocks
 from model.encoder import Encoder
 from model.training.activations import recompute_activations
 from model.training.lora import Adapters
@@ -28,11 +29,15 @@ def trained_form(encoder: Encoder, settings: TrainSettings, team: Team) -> Itera
         trained = sharded_copy(encoder, team)
         device = encoder.device
         encoder.to("cpu")
+        if settings.compile_blocks:
+            compile_blocks(trained)
         yield trained
         whole = whole_tensors(trained.state_dict(), team)
         encoder.load_state_dict(encoder.state_dict() | whole)
         encoder.to(device)
     else:
+        if settings.compile_blocks:
+            compile_blocks(encoder)
         yield encoder
     encoder.eval()
     if adapters is not None:

@@ -99,6 +99,8 @@ class TrainSettings:
     options: LossOptions = field(default_factory=LossOptions)
     activation_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass instead of kept."""
+    compile_blocks: bool = False
+    """Whether blocks of the decoder are compiled before the first step."""
     lora: LoraSettings | None = None
     """None trains every weight."""
     memory: MemorySettings | None = None

@@ -3,44 +3,54 @@
 Model FLOPs utilisation: the arithmetic that the non-padding tokens of a step need (6 per weight and
 token, attention and embeddings left out), over the rate at which this machine multiplies matrices
 of the very same shapes alone, in the same type. Below 1 by what attention, norms, activations,
-the optimiser and the loss cost.
+the optimiser and the loss cost. On a GPU, with a decoder of the shape of Qwen3-0.6B (or --size 3b),
+plain and compiled, also over the rate of one product of 8192 x 8192 x 8192.
 """
 
 import argparse
 import logging
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
 import torch
 
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
-from model.encoder import Encoder
 from model.precision import Precision, fast_precision
-from tests.benchmark.workload import SETS, SIZE, Ours, lognormal_pairs, make_model
+from model.scratch import DecoderSize
+from tests.benchmark.workload import (
+    SETS,
+    SIZES,
+    Ours,
+    default_size,
+    lognormal_pairs,
+    new_encoder,
+    the_device,
+)
 
 ROUNDS = 3
 PRODUCT_S = 0.5
 """Seconds for which each shape is multiplied."""
+PEAK_EDGE = 8192
 
 logger = logging.getLogger("bench_utilisation")
 
 
-def matrix_shapes() -> list[tuple[int, int]]:
+def matrix_shapes(size: DecoderSize) -> list[tuple[int, int]]:
     """Inputs and outputs of the linear layers of one block."""
-    hidden, head = SIZE.hidden_size, SIZE.head_dim
-    heads, key_value = SIZE.num_heads * head, SIZE.num_key_value_heads * head
-    wide = SIZE.intermediate_size
+    hidden, head = size.hidden_size, size.head_dim
+    heads, key_value = size.num_heads * head, size.num_key_value_heads * head
+    wide = size.intermediate_size
     attention = [(hidden, heads), (hidden, key_value), (hidden, key_value), (heads, hidden)]
     return [*attention, (hidden, wide), (hidden, wide), (wide, hidden)]
 
 
-def rate_alone(tokens: int, device: torch.device, precision: Precision) -> float:
-    """FLOP/s of the products of one block, each shape weighted by its arithmetic."""
+def rate_alone(
+    tokens: int, shapes: list[tuple[int, int]], device: torch.device, precision: Precision
+) -> float:
+    """FLOP/s of the products, each shape weighted by its arithmetic."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     operations = seconds = 0.0
-    for inputs, outputs in matrix_shapes():
+    for inputs, outputs in shapes:
         state = torch.randn(tokens, inputs, device=device, dtype=dtype)
         weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
         operations += 2.0 * tokens * inputs * outputs
@@ -54,8 +64,9 @@ def seconds_of_product(state: torch.Tensor, weight: torch.Tensor) -> float:
     synchronize(state.device)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < PRODUCT_S:
-        torch.nn.functional.linear(state, weight)
-        count += 1
+        for _ in range(10):
+            torch.nn.functional.linear(state, weight)
+        count += 10
         synchronize(state.device)
     return (time.perf_counter() - started) / count
 
@@ -70,36 +81,57 @@ def main() -> None:
     """Print both rates and their ratio for each set of texts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=64)
-    batch = parser.parse_args().batch
+    parser.add_argument("--size", choices=SIZES, default=default_size(the_device()))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--micro-batch-tokens", type=int, default=32768)
+    chosen = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = fast_precision(device)
-    for name in SETS:
-        pairs = lognormal_pairs(name, batch)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "model"
-            make_model(folder, pairs)
-            encoder = Encoder.load(folder, device=device)
-        report(name, encoder, pairs, precision)
+    for name in chosen.sets:
+        for is_compiled in (False, True) if the_device().type == "cuda" else (False,):
+            report(name, chosen, is_compiled=is_compiled)
 
 
-def report(name: str, encoder: Encoder, pairs: list[tuple[str, str]], precision: Precision) -> None:
+def report(name: str, chosen: argparse.Namespace, *, is_compiled: bool) -> None:
     """Time steps and products in turn; print medians and their ratio."""
-    trainer = Ours(encoder, [pairs], precision).trainer()
-    tokens = trainer.step(1).tokens
-    weights = SIZE.num_layers * sum(inputs * outputs for inputs, outputs in matrix_shapes())
-    steps, alone = [], []
-    for _ in range(ROUNDS):
+    device, size = the_device(), SIZES[chosen.size]
+    precision = fast_precision(device)
+    pairs = lognormal_pairs(name, chosen.batch)
+    encoder = new_encoder(chosen.size, pairs, device)
+    shapes = matrix_shapes(size)
+    weights = size.num_layers * sum(inputs * outputs for inputs, outputs in shapes)
+    steps, alone, peak = [], [], []
+    ours = Ours(encoder, [pairs], precision, chosen.micro_batch_tokens, is_compiled)
+    with ours.training() as trainer:
         started = time.perf_counter()
-        trainer.step(1)
-        steps.append(time.perf_counter() - started)
-        alone.append(rate_alone(tokens, encoder.device, precision))
-    rate, floor = 6.0 * weights * tokens / statistics.median(steps), statistics.median(alone)
+        record = trainer.step(1)
+        first = time.perf_counter() - started
+        for _ in range(ROUNDS):
+            synchronize(device)
+            started = time.perf_counter()
+            record = trainer.step(1)
+            synchronize(device)
+            steps.append(time.perf_counter() - started)
+            alone.append(rate_alone(record.tokens, shapes, device, precision))
+            if device.type == "cuda":
+                square = [(PEAK_EDGE, PEAK_EDGE)]
+                peak.append(rate_alone(PEAK_EDGE, square, device, precision))
+    rate, floor = 6.0 * weights * record.tokens / statistics.median(steps), statistics.median(alone)
     logger.info(
-        "%s, %s: %d tokens a step, %.0f GFLOP/s of %.0f that the products reach alone: %.0f %%",
-        *(name, precision, tokens, rate / 1e9, floor / 1e9, 100 * rate / floor),
+        "%s, %s, %s%s: %d tokens a step in %d passes, first step %.1f s, then %.3f s: %.0f GFLOP/s "
+        "of %.0f that the products reach alone: %.0f %%",
+        *(name, chosen.size, precision, ", compiled" if is_compiled else "", record.tokens),
+        *(record.micro_batches, first, statistics.median(steps)),
+        *(rate / 1e9, floor / 1e9, 100 * rate / floor),
     )
+    if peak:
+        most = statistics.median(peak)
+        memory = torch.cuda.max_memory_allocated() / 1e9
+        torch.cuda.reset_peak_memory_stats()
+        logger.info(
+            "  of the peak, %.0f GFLOP/s: %.0f %%; %.1f GB at most",
+            *(most / 1e9, 100 * rate / most, memory),
+        )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """What the benchmarks of the engine share: texts, a small model, the trainer as stages run it."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from model.encoder import Encoder
 from model.pooling.build import PoolingSettings
 from model.precision import Precision
 from model.scratch import DecoderSize, new_decoder, train_tokenizer
 from model.training.batches import BatchPlan
+from model.training.form import trained_form
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.team import Team
 from model.training.trainer import Trainer
@@ -25,10 +29,21 @@ SETS = {"mixed": (20.0, 90.0), "short": (10.0, 12.0)}
 """Mean tokens of queries and documents; lognormal, cut at 512."""
 WORDS = np.array(["слово" + "".join("абвгдежзик"[int(d)] for d in f"{n:03}") for n in range(800)])
 """Of letters alone: a tokenizer never joins letters and digits."""
-SIZE = DecoderSize(
-    hidden_size=256, intermediate_size=704, num_layers=6,
-    num_heads=4, num_key_value_heads=2, head_dim=64,
-)  # fmt: skip
+SIZES = {
+    "small": DecoderSize(
+        hidden_size=256, intermediate_size=704, num_layers=6,
+        num_heads=4, num_key_value_heads=2, head_dim=64,
+    ),
+    "0.6b": DecoderSize(
+        hidden_size=1024, intermediate_size=3072, num_layers=28,
+        num_heads=16, num_key_value_heads=8, head_dim=128,
+    ),
+    "3b": DecoderSize(
+        hidden_size=2048, intermediate_size=11008, num_layers=36,
+        num_heads=16, num_key_value_heads=2, head_dim=128,
+    ),
+}  # fmt: skip
+"""Decoders: one for a processor, and the shapes of Qwen3-0.6B and Qwen2.5-3B, vocabulary aside."""
 
 
 def lognormal_texts(count: int, mean: float, rng: np.random.Generator) -> list[str]:
@@ -48,13 +63,29 @@ def lognormal_pairs(name: str, count: int) -> Pairs:
     return list(zip(queries, documents, strict=True))
 
 
-def make_model(folder: Path, pairs: Pairs) -> None:
-    """A decoder of 256 x 6 with a tokenizer that gives about one token per word."""
+def default_size(device: torch.device) -> str:
+    """The decoder a device of this kind is there for."""
+    return "0.6b" if device.type == "cuda" else "small"
+
+
+def the_device() -> torch.device:
+    """Where everything runs: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def new_encoder(size: str, pairs: Pairs, device: torch.device) -> Encoder:
+    """An untrained encoder with a tokenizer that gives about one token per word."""
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], 4000)
-    decoder = new_decoder(SIZE, len(tokenizer), seed=0).model
+    with device:  # a GPU draws billions of weights in a second
+        decoder = new_decoder(SIZES[size], len(tokenizer), seed=0).model
     decoder.config.is_causal = False
     settings = PoolingSettings(kind="mean")
-    Encoder(decoder, tokenizer, settings, max_length_tokens=MAX_TOKENS).save(folder)
+    return Encoder(decoder, tokenizer, settings, max_length_tokens=MAX_TOKENS)
+
+
+def make_model(folder: Path, pairs: Pairs, size: str = "small") -> None:
+    """Save such an encoder."""
+    new_encoder(size, pairs, the_device()).save(folder)
 
 
 @dataclass
@@ -65,9 +96,11 @@ class Ours:
     batches: list[Pairs]
     precision: Precision
     micro_batch_tokens: int = 16384
+    compile_blocks: bool = False
 
-    def trainer(self) -> Trainer:
-        """A trainer before its first step; tokenising the batches is part of making it."""
+    @contextmanager
+    def training(self) -> Iterator[Trainer]:
+        """A trainer before its first step; a thread tokenises the batches, as in a stage."""
         rows = [pair for batch in self.batches for pair in batch]
         table = pa.table(
             {
@@ -87,12 +120,14 @@ class Ours:
             loss="giga", temperature=TEMPERATURE, hard_negatives=0, margin_from_step=1,
             matryoshka_dims=(), source_temperature=1.0, precision=self.precision,
             log_every_steps=1, checkpoint_every_steps=10**6, seed=0,
+            compile_blocks=self.compile_blocks,
         )  # fmt: skip
         work = Path(tempfile.mkdtemp())
         plan = BatchPlan([source], np.zeros(steps, dtype=int), settings, self.encoder, work)
-        return Trainer(self.encoder, plan, settings, work, Team())
+        with trained_form(self.encoder, settings, Team()) as trained, plan.prepared_ahead():
+            yield Trainer(trained, plan, settings, work, Team())
 
     def run(self) -> list[float]:
         """Loss of each step."""
-        trainer = self.trainer()
-        return [trainer.step(step).loss for step in range(1, len(self.batches) + 1)]
+        with self.training() as trainer:
+            return [trainer.step(step).loss for step in range(1, len(self.batches) + 1)]

@@ -1,17 +1,27 @@
 """What only a GPU can show: kernels there agree with the CPU in float32, and bfloat16 trains."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import is_flash_attn_2_available
 
+from model import packing
+from model.attention import Direction, set_attention
 from model.backbone import implementations_of, prove_attention
 from model.encoder import Encoder, collate
+from model.packing import PACKED, has_kernel
+from model.precision import Precision, decoder_autocast
+from model.training.auto_size import with_fitting_micro_batches
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records
+from model.training.team import Team
 from model.training.trainer import train
+from tests.unit.tiny_decoders import PACKABLE, tiny_config, tiny_encoder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -120,17 +130,78 @@ def test_packed_texts_equal_padded_ones_with_their_gradients(
         torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-3)
 
 
-def test_attention_is_proven_with_every_kernel_there_is(pico_folder: Path) -> None:
-    kernel = "sdpa"
-    if torch.cuda.get_device_capability() >= (8, 0):
-        kernel = "flash_attention_2" if _has_flash_attention() else "sdpa"
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_the_kernel_for_unequal_texts_gives_vectors_and_gradients_of_groups(
+    pico_folder: Path, pico_texts: list[str], monkeypatch: pytest.MonkeyPatch, attention: Direction
+) -> None:
+    """Both in bfloat16, each compared with groups in float32: the kernel's error is no larger."""
+    calls: list[int] = []
+    kernel = packing.varlen_attn
+
+    def counted(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        return kernel(*args, **kwargs)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    monkeypatch.setattr(packing, "varlen_attn", counted)
     encoder = Encoder.load(pico_folder, device="cuda")
-    names = implementations_of(encoder.backbone, kernel)
-    proof = prove_attention(encoder, "bidirectional", names)
-    assert set(proof["implementations"]) == set(names)
+    set_attention(encoder.backbone, attention)
+    items = encoder.tokenize(pico_texts)
+
+    def found(precision: Precision) -> torch.Tensor:
+        with decoder_autocast(encoder.device, precision):
+            vectors = encoder.embed(items)
+        encoder.zero_grad()
+        (vectors @ vectors.T).pow(3).sum().backward()
+        gradients = [p.grad for p in encoder.parameters()]
+        return torch.cat([part.detach().flatten() for part in (vectors, *gradients)])  # pyright: ignore[reportOptionalMemberAccess]  # every weight has a gradient
+
+    by_kernel = found("bf16")
+    assert len(calls) == encoder.backbone.config.num_hidden_layers
+    monkeypatch.setattr(packing, "has_kernel", lambda _: False)
+    by_groups, exact = found("bf16"), found("fp32")
+    assert len(calls) == encoder.backbone.config.num_hidden_layers
+    error, usual = ((got - exact).norm() / exact.norm() for got in (by_kernel, by_groups))
+    assert error < 2 * usual < 0.1
 
 
-def _has_flash_attention() -> bool:
-    from transformers.utils import is_flash_attn_2_available
+def test_compiled_blocks_take_the_same_steps(
+    pico_folder: Path, pico_texts: list[str], tmp_path: Path
+) -> None:
+    plain, compiled = (
+        losses(
+            pico_folder,
+            pico_texts,
+            tmp_path / str(is_compiled),
+            "cuda",
+            precision="bf16",
+            compile_blocks=is_compiled,
+        )
+        for is_compiled in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=5e-2, abs=1e-2)
 
-    return is_flash_attn_2_available()
+
+def test_the_largest_micro_batch_is_found_and_remembered(pico_folder: Path, tmp_path: Path) -> None:
+    encoder = Encoder.load(pico_folder, device="cuda")
+    file = tmp_path / "micro_batches.json"
+    sized = with_fitting_micro_batches(encoder, SETTINGS, file, Team())
+    assert sized.micro_batch_tokens >= SETTINGS.batch_size * SETTINGS.max_length_tokens
+    assert list(json.loads(file.read_text()).values()) == [sized.micro_batch_tokens]
+
+
+def test_attention_is_proven_with_every_kernel_there_is(pico_folder: Path) -> None:
+    encoder = Encoder.load(pico_folder, device="cuda")
+    name = "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+    proof = prove_attention(encoder, "bidirectional", implementations_of(encoder.backbone, name))
+    assert {"eager", "sdpa", PACKED} <= set(proof["implementations"])
+    assert (f"{PACKED} in bf16" in proof["implementations"]) == has_kernel(encoder.device)
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("name", PACKABLE)
+def test_every_packed_decoder_is_proven(
+    name: str, attention: Direction, pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    encoder = tiny_encoder(tiny_config(name), pico_tokenizer, attention).to("cuda")
+    proof = prove_attention(encoder, attention, [PACKED])
+    assert len(proof["implementations"]) == 1 + has_kernel(encoder.device)

@@ -43,7 +43,9 @@ def allowed(rows: list[Row], *, in_batch: bool = True) -> list[list[int]]:
     return np.hstack([positives | np.eye(len(rows), dtype=bool), negatives]).astype(int).tolist()
 
 
-def term(name: Term, rows: list[Row], classes: list[int] | None = None) -> list[list[int]]:
+def term(
+    name: Term, rows: list[Row], classes: list[int] | list[list[int]] | None = None
+) -> list[list[int]]:
     texts = batch_of(rows)
     if classes is not None:
         texts = dataclasses.replace(texts, classes=np.array(classes))
@@ -159,6 +161,19 @@ def test_a_hard_negative_of_a_row_of_another_class_may_be_of_the_rows_own() -> N
     """n1 is of any class but 7: a negative for both rows of class 7, unknown to the row of 8."""
     rows: list[Row] = [("q1", ["p1"], ["n1"]), ("q2", ["p2"], ["n2"]), ("q3", ["p3"], ["n3"])]
     assert term("other_negatives", rows, [7, 7, 8]) == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+
+
+def test_rows_that_share_one_of_several_classes_are_no_negatives_of_each_other() -> None:
+    rows: list[Row] = [("q1", ["p1"], []), ("q2", ["p2"], []), ("q3", ["p3"], [])]
+    classes = [[7, 8], [8, 9], [9, 9]]
+    assert term("other_positives", rows, classes) == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+    assert term("queries", rows, classes) == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
+def test_a_hard_negative_is_safe_for_rows_whose_classes_are_all_its_owners() -> None:
+    """n1 is of none of 7 and 8; so it is no 7, but it may be a 9."""
+    rows: list[Row] = [("q1", ["p1"], ["n1"]), ("q2", ["p2"], []), ("q3", ["p3"], [])]
+    assert term("other_negatives", rows, [[7, 8], [7, 7], [7, 9]]) == [[0], [1], [0]]
 
 
 @pytest.mark.parametrize(
