@@ -32,7 +32,7 @@ SHORTEST_SHARE = 0.8
 """A text below this share of its group's longest opens a new group, if that one is worth it."""
 WORTHWHILE_TOKENS = 256
 """A group is worth its fixed cost from this number of tokens on."""
-FEWER_KEY_HEADS = (
+FEWER_KEY_HEADS: dict[str, Any] = (
     {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 )
 """Asks the kernel for key heads that several query heads share; before torch 2.12 it just did."""
