@@ -137,9 +137,8 @@ def prove_attention(
 
     Returns:
         JSON: the claim, the bounds, and per implementation (and type, where it is not float32)
-        `first_state_change` and
-        `first_state_change_padded` (largest change over largest state) and
-        `vector_change_by_padding` (largest change of one number).
+        `first_state_change` and `first_state_change_padded` (largest change over largest state)
+        and `vector_change_by_padding` (largest change of one number).
 
     Raises:
         ValueError: A measurement contradicts the claim.

@@ -106,7 +106,13 @@ def remembered(file: Path, key: str, find: Callable[[], int], team: Team) -> int
 def _key(encoder: Encoder, settings: TrainSettings) -> str:
     """Name of the machine, and hash of all that decides how much one token takes."""
     machine = torch.cuda.get_device_properties(encoder.device)
-    names = ("max_length_tokens", "precision", "activation_checkpointing", "lora")
+    names = (
+        "max_length_tokens",
+        "precision",
+        "activation_checkpointing",
+        "compile_blocks",
+        "lora",
+    )
     values = asdict(settings)
     facts = [
         torch.__version__,

@@ -32,6 +32,7 @@ from model.training.settings import TrainingSource, TrainSettings
 from model.training.team import Team
 
 LABELS_JOINED_BY = "|"
+"""Stands between the labels of a row that has several, as ingest writes them."""
 STEPS_AHEAD = 4
 """Steps that are prepared while the device trains."""
 

@@ -29,16 +29,19 @@ def trained_form(encoder: Encoder, settings: TrainSettings, team: Team) -> Itera
         trained = sharded_copy(encoder, team)
         device = encoder.device
         encoder.to("cpu")
-        if settings.compile_blocks:
-            compile_blocks(trained)
-        yield trained
+        yield _compiled(trained, settings)
         whole = whole_tensors(trained.state_dict(), team)
         encoder.load_state_dict(encoder.state_dict() | whole)
         encoder.to(device)
     else:
-        if settings.compile_blocks:
-            compile_blocks(encoder)
-        yield encoder
+        yield _compiled(encoder, settings)
     encoder.eval()
     if adapters is not None:
         adapters.merge()
+
+
+def _compiled(encoder: Encoder, settings: TrainSettings) -> Encoder:
+    """The encoder itself, its blocks compiled if that is wanted."""
+    if settings.compile_blocks:
+        compile_blocks(encoder)
+    return encoder
