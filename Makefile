@@ -18,7 +18,7 @@ help:  ## Show this list
 	$(RUN) pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	touch $@
 
-.venv/.sample: .venv/.installed data.dvc $(wildcard infra/sample/*.py infra/sample/facts/*)
+.venv/.sample: .venv/.installed data.dvc $(wildcard $(addprefix infra/sample/,*.py *.tsv *.txt facts/* templates/*))
 	$(RUN) infra.sample.generate data
 	dvc commit --quiet --force data.dvc
 	git diff --quiet data.dvc || echo "data/ differs from what git records in data.dvc: commit data.dvc if that is meant"

@@ -19,6 +19,7 @@ class Machine:
 
     device: torch.device
     precision: Precision
+    compile_blocks: bool = False
 
 
 def use_compute(compute: Compute) -> Machine:
@@ -41,7 +42,7 @@ def use_compute(compute: Compute) -> Machine:
         )
     use_cuda = available and compute.device != "cpu"
     device = torch.device("cuda" if use_cuda else "cpu")
-    return Machine(device, _precision(compute, device))
+    return Machine(device, _precision(compute, device), compute.compile_blocks)
 
 
 def _precision(compute: Compute, device: torch.device) -> Precision:

@@ -85,6 +85,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
     settings = replace(
         train_settings(stage.training, machine.precision),
         shard_weights=params.compute.parallel == "fsdp2" and team.size > 1,
+        compile_blocks=machine.compile_blocks,
     )
     if settings.batches != "mixed":
         warn_about_small_sources(sources, settings.sub_batch_size)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from model.writing import writing
 from tasks.stage import StageError, read_json, write_json
 
 EXAMPLE_SCHEMA = pa.schema(
@@ -81,10 +82,8 @@ def write_table(table: pa.Table, folder: Path, *, shard_rows: int = 100_000) -> 
     for number, start in enumerate(range(0, max(table.num_rows, 1), shard_rows)):
         rows = table.slice(start, shard_rows)
         path = folder / f"part-{number:05d}.parquet"
-        try:
+        with writing(path):
             pq.write_table(rows, path, compression="zstd")
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write {path}: {error}") from error
         shards.append({"name": path.name, "rows": rows.num_rows, "sha256": _sha256(path)})
     size_bytes = sum((folder / shard["name"]).stat().st_size for shard in shards)
     write_json(folder / MANIFEST, {"rows": table.num_rows, "bytes": size_bytes, "shards": shards})

@@ -211,7 +211,10 @@ def storage_errors(address: str, endpoint_url: str | None) -> Iterator[None]:
         ) from error
     except OSError as error:
         if not address.startswith("s3://"):
-            raise
+            raise StageError(
+                f"cannot write or read {address} ({error}): look at the free space, the quota and "
+                "the rights of the folder, then run again"
+            ) from error
         raise StageError(f"S3 failed on {address}: {error.__cause__ or error}") from error
 
 

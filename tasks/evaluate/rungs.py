@@ -79,10 +79,14 @@ def open_rung(folder: Path, machine: Machine, *, batch_tokens: int, max_length_t
             f"rung in evaluate.checkpoints"
         )
     # Two seconds of imports that the baselines do without.
+    from model.compilation import compile_blocks
     from model.encoder import Encoder
 
+    encoder = Encoder.load(folder, device=machine.device)
+    if machine.compile_blocks:
+        compile_blocks(encoder)
     return EncoderRung(
-        Encoder.load(folder, device=machine.device),
+        encoder,
         batch_tokens=batch_tokens,
         max_length_tokens=max_length_tokens,
         precision=machine.precision,

@@ -1,12 +1,12 @@
 """A growing table on disk, read back without loading it: keeps memory flat for any corpus."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+
+from model.writing import writing
 
 FLUSH_ROWS = 4096
 
@@ -54,7 +54,7 @@ class Spool:
     def close(self) -> None:
         """Close the file; rows not yet written are dropped."""
         if not self._file.closed:
-            with self._named_errors():
+            with writing(self._path):
                 self._writer.close()
             self._file.close()
 
@@ -64,12 +64,5 @@ class Spool:
             self._rows.clear()
 
     def _write(self, table: pa.Table) -> None:
-        with self._named_errors():
+        with writing(self._path):
             self._writer.write_table(table)
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, f"cannot write {self._path}: {error}") from error

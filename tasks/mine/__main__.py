@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from model.compilation import compile_blocks
 from model.encoder import Encoder
 from model.mining import HardNegatives, mine_hard_negatives, pair_scores, positive_cap, top_k
 from model.precision import Precision
@@ -54,6 +55,8 @@ def mine(params: Params) -> None:
             device=machine.device,
             attn_implementation=params.backbone.attn_implementation,
         )
+        if machine.compile_blocks:
+            compile_blocks(encoder)
         table, metrics = fill_negatives(examples, texts, encoder, params.mine, machine.precision)
     except ValueError as error:
         raise StageError(f"mining with artifacts/pretrain/model failed: {error}") from error

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,27 @@ def test_a_tagged_version_is_whole_in_another_clone(
     assert other.lock() == origin.lock()
     weights = Path("artifacts/merge/model/model.safetensors")
     assert (other.root / weights).read_bytes() == (origin.root / weights).read_bytes()
+
+
+def test_an_experiment_is_run_compared_and_drawn(reproduced: Clone, tmp_path: Path) -> None:
+    """`dvc exp run -S`, `dvc metrics diff` and `dvc plots show`, as README has them."""
+    clone = Clone(tmp_path / "experiment")
+    shutil.copytree(reproduced.root, clone.root, symlinks=True)
+    clone.run("git", "add", "-A")
+    clone.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "reproduced")
+    before = reproduced.lock()
+    clone.run("dvc", "exp", "run", "-S", "prune.fraction=0")
+    changed = {stage for stage, outs in clone.lock().items() if outs != before[stage]}
+    assert {"prune", "pretrain", "merge", "evaluate@final"} <= changed
+    assert not changed & {"ingest", "synthesize", "backbone", "evaluate@tfidf"}
+    found = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)["diff"]
+    blocks = found["artifacts/prune/metrics.json"]["blocks_after"]
+    assert blocks["new"] > blocks["old"]
+    assert "mean" in found["artifacts/evaluate/final/metrics.json"]
+    page = clone.run("dvc", "plots", "show").stdout.strip().removeprefix("file://")
+    html = Path(page).read_text(encoding="utf-8")
+    for stage in ("backbone", "pretrain", "finetune"):
+        assert f"artifacts/{stage}/curves.csv" in html
 
 
 @pytest.fixture

@@ -2,18 +2,22 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flows.server import free_port
+from tasks import registry as registry_module
 from tasks.registry import Registry, fingerprint_folder
 from tasks.stage import StageError
 from tasks.storage import open_storage
 from tests.flows.s3 import KEYS, S3
-from tests.flows.toy import Toy, wait_until
+from tests.flows.toy import ROOT, Toy, wait_until
 
 pytestmark = pytest.mark.s3
 
@@ -126,6 +130,48 @@ def test_published_model_is_one_version_however_often_it_is_published(s3: S3, ke
     assert is_new
     assert registry.publish(tmp_path / "model", **arguments) == (version, False)
     assert [each.version for each in registry.versions()] == [version.version]
+
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from tasks.registry import Registry, fingerprint_folder
+from tasks.storage import open_storage
+
+model = Path(sys.argv[1])
+registry = Registry(open_storage(sys.argv[2], sys.argv[3]), "model")
+registry.publish(model, fingerprint=fingerprint_folder(model), mean=0.5, scores={}, run={})
+"""
+
+
+def test_what_a_killed_publisher_uploaded_is_no_version(
+    s3: S3, keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    storage = open_storage("s3://samovar/dying", s3.endpoint_url)
+    registry = Registry(storage, "model")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.txt").write_text("first, and whole")
+    with (tmp_path / "model" / "weights.bin").open("wb") as file:
+        file.write(os.urandom(2**20) * 256)
+    command = [sys.executable, "-c", PUBLISHER, str(tmp_path / "model"), storage.url]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*command, s3.endpoint_url], env=environment) as publisher:
+        wait_until(lambda: bool(storage.list("registry/model/versions")), 60)
+        publisher.kill()
+    assert registry.versions() == []
+    (tmp_path / "model" / "weights.bin").write_bytes(b"small")
+    monkeypatch.setattr(registry_module, "ABANDONED_AFTER", timedelta(0))
+    version, is_new = registry.publish(
+        tmp_path / "model",
+        fingerprint=fingerprint_folder(tmp_path / "model"),
+        mean=0.5,
+        scores={},
+        run={},
+    )
+    assert is_new
+    assert registry.verify(version.version) == []
+    left = storage.list("registry/model/versions")
+    assert {path.split("/")[3] for path in left} == {version.version}
 
 
 def test_storage_names_the_address_of_a_service_that_is_down(keys):

@@ -134,7 +134,7 @@ def test_server_of_a_run_dies_with_it(sleeper: Toy):
 def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
     """The run is started by the schedule's own process, as in production.
 
-    Prefect notices a cancellation late; the five seconds count from the signal it then sends.
+    Prefect notices a cancellation late; the five seconds count from the signal that then comes.
     """
     sleeper.knob("training-balanced.stubborn")
     with sleeper.start("--cron", "0 0 1 1 *", module="flows.serve") as server:
@@ -151,7 +151,8 @@ def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
         training = sleeper.pid("training-balanced")
         state = {"state": {"type": "CANCELLING"}}
         api(sleeper, f"flow_runs/{run}/set_state", state)
-        wait_until(lambda: not is_alive(training), 30)
+        wait_until((sleeper.root / "knobs" / "training-balanced.asked").exists)
+        wait_until(lambda: not is_alive(training), GONE_S)
         body = {"flow_runs": {"id": {"any_": [run]}}}
         wait_until(
             lambda: api(sleeper, "flow_runs/filter", body)[0]["state_name"] == "Cancelled", 40

@@ -25,7 +25,7 @@ import json, os, pathlib, signal, sys, time
 name, target = sys.argv[1], pathlib.Path(sys.argv[2])
 knobs = pathlib.Path("knobs")
 if (knobs / f"{name}.stubborn").exists():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: (knobs / f"{name}.asked").touch())
 (knobs / f"{name}.pid").write_text(str(os.getpid()))
 print(f"INFO toy: {name} begins", flush=True)
 if (knobs / f"{name}.fail").exists():
@@ -110,7 +110,7 @@ class Toy:
     def knob(self, name: str, text: str = "") -> None:
         """Make the next run of a stage fail (`merge.fail`) or last (`training-balanced.sleep`).
 
-        `training-balanced.stubborn` makes it ignore SIGTERM.
+        `training-balanced.stubborn` makes it do nothing on SIGTERM but leave `.asked`.
         """
         (self.root / "knobs" / name).write_text(text)
 

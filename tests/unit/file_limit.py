@@ -7,6 +7,10 @@ import contextlib
 import resource
 from collections.abc import Iterator
 
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""For the environment of a process that is limited: Python would leave half of a .pyc file, which
+breaks every later import."""
+
 
 def limit_files(size_bytes: int) -> None:
     """Let no file of this process grow beyond `size_bytes`; what is larger already stays."""

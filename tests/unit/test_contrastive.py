@@ -37,6 +37,8 @@ TRAINING: dict[str, Any] = {
     "warmup_steps": 1,
     "matryoshka_dims": [8],
     "hard_negatives": 2,
+    "class_negatives": "own",
+    "source_temperature": 0.5,
     "log_every_steps": 2,
     "checkpoint_every_steps": 2,
 }
@@ -98,9 +100,12 @@ def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
         "threads": 1,
         "processes": 1,
         "parallel": "ddp",
+        "compile_blocks": False,
     }
     for stage in ("pretrain", "finetune", "multitask"):
         content[stage]["training"] |= TRAINING
+    content["pretrain"]["sources"] = {"titles": 1.0, "synthetic": 1.0}
+    content["finetune"]["sources"] = {"questions": 1.0, "titles": 0.5}
     content["multitask"]["variants"] = {
         "one": {"sources": {"questions": 1.0, "topics": 1.0, "paraphrases": 1.0}, "seed": 5}
     }

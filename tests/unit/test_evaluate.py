@@ -18,6 +18,7 @@ from datasets import Dataset
 from mteb.types import PromptType
 from scipy.stats import spearmanr
 
+from infra.sample.generate import generate
 from tasks.baseline.random_vectors import RandomVectors
 from tasks.compute import Machine
 from tasks.evaluate.benchmark import local_task, official_task
@@ -26,6 +27,7 @@ from tasks.evaluate.embedder import Embedder
 from tasks.evaluate.evaluation import evaluate_rung, run_task
 from tasks.evaluate.instructions import Instructions
 from tasks.evaluate.rungs import open_rung
+from tasks.evaluate.scores import task_score
 from tasks.evaluate.threads import use_threads
 from tasks.params import load_params
 from tasks.stage import StageError, read_json
@@ -126,6 +128,25 @@ def params(tmp_path):
 
 
 CLASSIFICATION = "KinopoiskClassification"
+
+
+@pytest.fixture(scope="module")
+def sample_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled benchmark, generated."""
+    folder = tmp_path_factory.mktemp("sample")
+    generate(folder)
+    return folder / "benchmark"
+
+
+@pytest.mark.parametrize("name", load_params(PROFILE).evaluate.tasks)
+def test_every_bundled_task_is_scored_by_mteb(sample_benchmark: Path, name: str) -> None:
+    loaded = load_params(PROFILE)
+    task = local_task(sample_benchmark / name, loaded.evaluate.tasks[name], seed=1)
+    embedder = Embedder(RecordingRung(), Instructions.of(loaded), threads=1)
+    score = task_score(run_task(task, embedder), task.metadata.type)
+    assert task.metadata.name == name
+    assert -0.1 < score.main_score < 0.7  # random vectors: chance
+    assert embedder.encoded_texts >= 150
 
 
 @pytest.fixture

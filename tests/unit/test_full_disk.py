@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
@@ -11,6 +13,7 @@ from model.checkpoint import load_latest, save_checkpoint
 from model.encoder import Encoder
 from model.pooling.build import LatentSize, PoolingSettings
 from model.writing import writing
+from tasks.records import write_table
 from tests.unit.file_limit import files_up_to, limit_files
 from tests.unit.training_workspace import set_processes, start_pretrain, write_workspace
 
@@ -117,6 +120,16 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path) ->
     loaded = load_latest(tmp_path)
     assert loaded is not None
     assert loaded.step == 1
+
+
+def test_a_table_names_the_shard_that_does_not_fit(tmp_path: Path) -> None:
+    table = pa.table({"number": np.random.default_rng(0).random(10_000)})
+    with (
+        pytest.raises(OSError, match=r"cannot write .*part-00000\.parquet .*free space"),
+        files_up_to(20_000),
+    ):
+        write_table(table, tmp_path / "table")
+    assert not (tmp_path / "table" / "manifest.json").exists()
 
 
 def test_errors_that_are_none_of_writing_pass_unchanged() -> None:

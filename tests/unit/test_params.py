@@ -186,11 +186,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "sub-batches of unequal size": (
         lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=5),
-        r"batch_size 32 must be 5 sub_batches of equal size",
+        r"batch_size 64 must be 5 sub_batches of equal size",
     ),
     "sub-batches of one query": (
-        lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=32),
-        r"batch_size 32 must be 32 sub_batches of equal size with 2 queries or more",
+        lambda c: c["finetune"]["training"].update(batches="interleaved", sub_batches=64),
+        r"batch_size 64 must be 64 sub_batches of equal size with 2 queries or more",
     ),
     "negative exponent": (
         lambda c: c["finetune"]["training"].update(source_temperature=-0.5),
@@ -236,7 +236,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
         r"  pretrain\.training\.learning_rate: .*expected a number, not true or false, got True",
     ),
     "choice between merges without development examples": (
-        lambda c: documents_only(c),
+        lambda c: [documents_only(c), c["merge"].update(method="best")],
         r"merge\.method best chooses by development examples, .*set it to uniform_soup",
     ),
     "template without the text": (
@@ -330,7 +330,7 @@ def test_weights_alone_may_decide_and_batches_may_be_composed(tmp_path: Path) ->
     values = {"source_temperature": 0, "batches": "interleaved", "sub_batches": 4}
     training = load(tmp_path, lambda c: c["finetune"]["training"].update(values)).finetune.training
     assert training.source_temperature == 0.0
-    assert training.batch_size // training.sub_batches == 8
+    assert training.sub_batches == 4
 
 
 def test_every_profile_trains_on_one_source_per_step() -> None:

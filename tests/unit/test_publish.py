@@ -13,6 +13,7 @@ from tasks.publish import describe_run, publish
 from tasks.registry import Registry, fingerprint_folder
 from tasks.stage import StageError, read_json
 from tasks.storage import open_storage
+from tests.unit.file_limit import files_up_to
 
 ROOT = Path(__file__).parents[2]
 MODEL = Path("artifacts/merge/model")
@@ -106,6 +107,23 @@ def test_a_model_that_changed_after_the_decision_is_refused(
     with pytest.raises(StageError, match="is not the model that the gate judged"):
         publish(params)
     assert registry.versions() == []
+
+
+def test_a_full_store_is_named_and_the_next_run_publishes(
+    params: Params, registry: Registry
+) -> None:
+    train("weights" * 100_000, 0.5)
+    refresh_champion(params)
+    judge_candidate(params)
+    with (
+        pytest.raises(StageError, match=r"cannot write .*/model\.safetensors .*free space"),
+        files_up_to(100_000),
+    ):
+        publish(params)
+    assert registry.versions() == []
+    publish(params)
+    [version] = registry.versions()
+    assert registry.verify(version.version) == []
 
 
 def test_a_missing_report_is_an_error(params: Params) -> None:

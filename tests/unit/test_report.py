@@ -142,6 +142,27 @@ def test_a_cap_that_refuses_nearly_everything_is_pointed_out(run):
     assert "Most rows got too few negatives." in report_page(run)
 
 
+def test_the_flow_of_data_is_counted_with_reasons(run):
+    text = re.sub(r"\s+", " ", Page(report_page(run)).text)
+    for name in run.params.ingest.sources:
+        assert name in text
+    assert "evaluation overlap 17" in text  # of the second source
+    assert "duplicate 80" in text
+
+
+def test_every_training_has_its_curve(run):
+    html = report_page(run)
+    for name in ("backbone", "pretrain", "finetune", "multitask"):
+        assert f'aria-label="Loss of {name} by step"' in html
+    assert html.count("<polyline") == 5  # multitask has two variants
+
+
+def test_peak_memory_stands_beside_the_time_of_a_stage(run):
+    text = Page(report_page(run)).text
+    assert re.search(r"ingest\s*1\.4\s*s\s*512\s*MiB", text)
+    assert re.search(r"pretrain\s*1\s*min 09\s*s\s*1\.5\s*GiB", text)
+
+
 def test_removed_blocks_are_marked(run):
     text = Page(report_page(run)).text
     assert re.findall(r"block (\d), removed", text) == ["5", "6"]
@@ -207,12 +228,14 @@ def test_an_official_task_is_reported_as_such(run, folder, params):
 
 
 def test_a_merge_that_was_asked_for_is_not_said_to_be_chosen(run, folder, params):
-    assert "chosen on the development split" in model_card(run)
-    merge = params.merge.model_copy(update={"method": "uniform_soup"})
-    asked = Run(params=params.model_copy(update={"merge": merge}), artifacts=folder / "artifacts")
-    card = model_card(asked)
-    assert "uniform soup, as params.yaml asks" in card
-    assert "chosen on the development split" not in card
+    def card_of(method):
+        merge = params.merge.model_copy(update={"method": method})
+        values = params.model_copy(update={"merge": merge})
+        return model_card(Run(params=values, artifacts=folder / "artifacts"))
+
+    assert "chosen on the development split" in card_of("best")
+    assert "uniform soup, as params.yaml asks" in card_of("uniform_soup")
+    assert "chosen on the development split" not in card_of("uniform_soup")
 
 
 def test_a_decoder_from_scratch_is_said(run):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from infra.sample.compose import COMPARISONS, LINKS
 from infra.sample.generate import generate
@@ -22,6 +23,7 @@ from infra.sample.render import render
 from infra.sample.split import Split, split_tables
 from infra.sample.tables import DOMAINS, Row, Table, count_facts, load_tables
 
+ROOT = Path(__file__).parents[2]
 TRAIN_ROWS = {
     "documents.jsonl": 1500,
     "questions.parquet": 6000,
@@ -115,6 +117,10 @@ def find(tables: tuple[Table, ...], table: str, name: str) -> Row:
     )
 
 
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -161,6 +167,21 @@ def test_two_runs_give_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     assert digests(tmp_path) == digests(corpus)
 
 
+def test_the_generated_corpus_is_the_recorded_one(corpus: Path) -> None:
+    """By the hash of a folder as DVC takes it: MD5 over the sorted list of its files."""
+    files = sorted(
+        (path.relative_to(corpus).as_posix(), path.read_bytes())
+        for path in corpus.rglob("*")
+        if path.is_file()
+    )
+    entries = [{"md5": md5(content), "relpath": name} for name, content in files]
+    digest = md5(json.dumps(entries, sort_keys=True).encode())
+    [recorded] = yaml.safe_load((ROOT / "data.dvc").read_text(encoding="utf-8"))["outs"]
+    assert recorded["md5"] == f"{digest}.dir"
+    assert recorded["nfiles"] == len(files)
+    assert recorded["size"] == sum(len(content) for _, content in files)
+
+
 def test_files_have_their_rows_and_columns(train: dict[str, list[Record]]) -> None:
     for name, least in TRAIN_ROWS.items():
         assert len(train[name]) >= least, name
@@ -183,6 +204,17 @@ def test_no_training_text_names_a_test_entity(train: dict[str, list[Record]], sp
     for records in train.values():
         for text in texts(records):
             assert not split.test_matcher.find(text), text
+
+
+def test_what_is_searched_for_is_about_test_entities(corpus: Path, split: Split) -> None:
+    for task in ("SampleRetrieval", "SampleReranking"):
+        folder = corpus / "benchmark" / task
+        texts_by_id = {row["_id"]: str(row["text"]) for row in read(folder / "corpus/test.parquet")}
+        judged = read(folder / "default/test.parquet")
+        assert judged
+        for row in judged:
+            passage = texts_by_id[row["corpus-id"]]
+            assert split.test_matcher.find(passage), passage
 
 
 def test_matcher_finds_declined_names(split: Split) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import yaml
 
 from tasks.records import EXAMPLE_SCHEMA, write_table
+from tests.unit.file_limit import NO_BYTECODE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "infra" / "profiles" / "pico.yaml"
@@ -53,7 +54,7 @@ def start_pretrain(folder: Path, before: Callable[[], None] | None = None) -> su
     return subprocess.Popen(
         [sys.executable, "-m", "tasks.pretrain"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | NO_BYTECODE,
         text=True,
         stderr=subprocess.PIPE,
         preexec_fn=before,

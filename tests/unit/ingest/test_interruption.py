@@ -1,15 +1,18 @@
 """A full disk and a sudden death leave nothing under the final name."""
 
-import errno
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from tasks.stage import read_json
+from tests.unit.file_limit import NO_BYTECODE, limit_files
 
 REPOSITORY = Path(__file__).parents[3]
 FOREVER = """
@@ -25,14 +28,17 @@ stage.main()
 """
 
 
-def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    root: Path, *arguments: str, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=root,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": ""},
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "", **NO_BYTECODE},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=before,
     )
 
 
@@ -40,27 +46,54 @@ def outputs(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "artifacts").iterdir())
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file the stage left."""
+    folder = root / "artifacts" / "ingest"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
-    monkeypatch.setattr(pq, "write_table", fail)
-    with pytest.raises(OSError, match=r"cannot write .*examples/part-00000\.parquet.*No space"):
-        corpus.run()
+
+@pytest.fixture
+def unbroken(corpus) -> dict[str, bytes]:
+    """What the stage writes when nothing happens; `corpus` is as before."""
+    corpus.run()
+    found = contents(corpus.root)
+    shutil.rmtree(corpus.root / "artifacts")
+    return found
+
+
+def run_again(root: Path) -> None:
+    with start(root, "-m", "tasks.ingest") as again:
+        _, log = again.communicate(timeout=60)
+    assert again.returncode == 0, log
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "file"), [(500, "documents.admitted"), (5_000, "questions.admitted")]
+)
+def test_a_full_disk_is_named_and_the_stage_runs_again(
+    corpus, unbroken: dict[str, bytes], size_bytes: int, file: str
+) -> None:
+    limit = partial(limit_files, size_bytes)
+    with start(corpus.root, "-m", "tasks.ingest", before=limit) as stopped:
+        _, log = stopped.communicate(timeout=60)
+    assert stopped.returncode == 1, log
+    assert "Traceback" not in log
+    assert re.search(rf"stage ingest stopped: cannot write \S+/spool/{file} .*free space", log), log
     assert outputs(corpus.root) == []
+    run_again(corpus.root)
+    assert contents(corpus.root) == unbroken
 
 
-def test_after_a_kill_the_stage_runs_again(corpus) -> None:
-    corpus.save()
+def test_after_a_kill_the_stage_runs_again(corpus, unbroken: dict[str, bytes]) -> None:
     with start(corpus.root, "-c", FOREVER) as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == "writing\n"
         killed.send_signal(signal.SIGKILL)
     assert outputs(corpus.root) == [f".ingest.partial-{killed.pid}"]
-    with start(corpus.root, "-m", "tasks.ingest") as again:
-        _, log = again.communicate(timeout=60)
-    assert again.returncode == 0, log
+    run_again(corpus.root)
     assert outputs(corpus.root) == ["ingest", "timings"]
+    assert contents(corpus.root) == unbroken
     assert read_json(corpus.root / "artifacts" / "timings" / "ingest.json")["wall_s"] > 0
 
 
