@@ -37,8 +37,13 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
                 description=f"Metrics of {stage.name}",
             )
     if REPORT.exists():
+        address = REPORT.resolve().as_uri()
         create_link_artifact(
-            key="report", link=REPORT.resolve().as_uri(), link_text="report of this run"
+            key="report",
+            link=address,
+            link_text=address,
+            description="The report of this run. Browsers follow an address of a file only when it "
+            "is typed: copy it.",
         )
 
 
