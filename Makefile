@@ -46,8 +46,9 @@ repro: setup  ## The same stages without Prefect
 profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 	$(RUN) flows.profile $(PROFILE)
 
+# whole chains come first by name and last longest: a reordering would leave them to one worker
 test: data lint  ## Lint, then every test
-	$(RUN) pytest -n 2 --dist loadfile --ignore tests/flows/test_stop.py
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/flows/test_stop.py
 	$(RUN) pytest tests/flows/test_stop.py  # holds to deadlines: nothing else may run meanwhile
 
 lint: setup  ## ruff, basedpyright, import-linter
