@@ -5,6 +5,7 @@ of an S3 service other than AWS from store.endpoint_url.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -24,6 +25,8 @@ READ_TIMEOUT_S = 60
 ATTEMPTS = 3
 PARTIAL = ".partial-"
 STALE_AFTER_S = 24 * 3600.0
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a write fails with where nothing more fits."""
 
 
 @dataclass(frozen=True)
@@ -210,11 +213,12 @@ def storage_errors(address: str, endpoint_url: str | None) -> Iterator[None]:
             "store.endpoint_url, the network and the AWS_* credentials"
         ) from error
     except OSError as error:
-        if not address.startswith("s3://"):
+        if error.errno in FULL:
             raise StageError(
-                f"cannot write or read {address} ({error}): look at the free space, the quota and "
-                "the rights of the folder, then run again"
+                f"cannot write {address} ({error}): free space, or raise the quota, and run again"
             ) from error
+        if not address.startswith("s3://"):
+            raise
         raise StageError(f"S3 failed on {address}: {error.__cause__ or error}") from error
 
 

@@ -113,7 +113,7 @@ def test_an_experiment_is_run_compared_and_drawn(reproduced: Clone, tmp_path: Pa
     changed = {stage for stage, outs in clone.lock().items() if outs != before[stage]}
     assert {"prune", "pretrain", "merge", "evaluate@final"} <= changed
     assert not changed & {"ingest", "synthesize", "backbone", "evaluate@tfidf"}
-    found = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)["diff"]
+    found = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
     blocks = found["artifacts/prune/metrics.json"]["blocks_after"]
     assert blocks["new"] > blocks["old"]
     assert "mean" in found["artifacts/evaluate/final/metrics.json"]

@@ -223,7 +223,7 @@ def test_sts_is_the_rank_correlation_of_the_cosines(tmp_path, instructions):
     rung = RecordingRung()
     task = local_task(write_sts(tmp_path / "Sts"), "RuSTSBenchmarkSTS", 42)
     result = run_task(task, embed(rung, instructions))
-    prefix = "смысл: "
+    prefix = instructions.prefix(task.metadata, None)
     rows = pq.read_table(tmp_path / "Sts" / "default" / "test.parquet").to_pydict()
     first, second = (
         rung.vectors.encode([prefix + text for text in rows[column]])

@@ -314,7 +314,14 @@ def test_prune_without_a_backbone_says_which_stage_to_run(params: Params) -> Non
 
 def test_compute_sets_threads_and_deterministic_kernels() -> None:
     machine = use_compute(
-        Compute(device="cpu", precision="fp32", threads=1, processes=1, parallel="ddp")
+        Compute(
+            device="cpu",
+            precision="fp32",
+            threads=1,
+            processes=1,
+            parallel="ddp",
+            compile_blocks=False,
+        )
     )
     assert machine == Machine(torch.device("cpu"), "fp32")
     assert torch.get_num_threads() == 1
@@ -325,10 +332,24 @@ def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StageError, match=r"compute\.device is cuda"):
         use_compute(
-            Compute(device="cuda", precision="auto", threads=1, processes=1, parallel="ddp")
+            Compute(
+                device="cuda",
+                precision="auto",
+                threads=1,
+                processes=1,
+                parallel="ddp",
+                compile_blocks=False,
+            )
         )
     machine = use_compute(
-        Compute(device="auto", precision="auto", threads=1, processes=1, parallel="ddp")
+        Compute(
+            device="auto",
+            precision="auto",
+            threads=1,
+            processes=1,
+            parallel="ddp",
+            compile_blocks=False,
+        )
     )
     assert machine.device == torch.device("cpu")
 
@@ -341,7 +362,14 @@ def test_precision_follows_the_instructions_of_the_processor(
     monkeypatch.setattr("model.precision.has_bf16_instructions", lambda _: has_it)
     assert (
         use_compute(
-            Compute(device="cpu", precision="auto", threads=1, processes=1, parallel="ddp")
+            Compute(
+                device="cpu",
+                precision="auto",
+                threads=1,
+                processes=1,
+                parallel="ddp",
+                compile_blocks=False,
+            )
         ).precision
         == expected
     )
@@ -353,7 +381,14 @@ def test_bf16_on_a_processor_without_it_is_a_warning(
     monkeypatch.setattr("tasks.compute.has_bf16_instructions", lambda _: False)
     assert (
         use_compute(
-            Compute(device="cpu", precision="bf16", threads=1, processes=1, parallel="ddp")
+            Compute(
+                device="cpu",
+                precision="bf16",
+                threads=1,
+                processes=1,
+                parallel="ddp",
+                compile_blocks=False,
+            )
         ).precision
         == "bf16"
     )
