@@ -215,7 +215,8 @@ def storage_errors(address: str, endpoint_url: str | None) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise StageError(
-                f"cannot write {address} ({error}): free space, or raise the quota, and run again"
+                f"the disk is full, copying {address} ({error}): free space, or raise the quota, "
+                "and run again"
             ) from error
         if not address.startswith("s3://"):
             raise

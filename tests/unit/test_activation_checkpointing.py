@@ -14,11 +14,9 @@ from model.training.batches import Batch
 from model.training.grad_cache import cached_backward, plain_backward
 from model.training.objective import objective_of
 from model.training.settings import LossSettings
-from model.training.step_log import read_records
 from model.training.team import Team
-from model.training.trainer import train
 from tests.unit.test_grad_cache import batch_of
-from tests.unit.test_trainer import SETTINGS, source_of, weights_of
+from tests.unit.test_trainer import SETTINGS, assert_same_steps
 
 
 def with_dropout(encoder: Encoder, share: float) -> Encoder:
@@ -99,21 +97,6 @@ def test_a_training_takes_the_same_steps(
     pico_folder: Path, pico_texts: list[str], tmp_path: Path
 ) -> None:
     """Micro-batches of one step in some, of several in others, in what `train` itself sets up."""
-    results = []
-    for is_on in (False, True):
-        settings = dataclasses.replace(
-            SETTINGS, micro_batch_tokens=150, activation_checkpointing=is_on
-        )
-        encoder, folder = Encoder.load(pico_folder), tmp_path / str(is_on)
-        train(
-            encoder,
-            [source_of(pico_texts, [0, 1, 2, 3] * 5)],
-            checkpoint_folder=folder / "checkpoint",
-            log_path=folder / "training.jsonl",
-            settings=settings,
-        )
-        losses = [record.loss for record in read_records(folder / "training.jsonl")]
-        results.append((losses, weights_of(encoder)))
-    assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
-    for name, tensor in results[0][1].items():
-        torch.testing.assert_close(results[1][1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    kept = dataclasses.replace(SETTINGS, micro_batch_tokens=150)
+    forgetful = dataclasses.replace(kept, activation_checkpointing=True)
+    assert_same_steps(pico_folder, pico_texts, tmp_path, kept, forgetful)

@@ -116,7 +116,9 @@ def test_a_full_store_is_named_and_the_next_run_publishes(
     refresh_champion(params)
     judge_candidate(params)
     with (
-        pytest.raises(StageError, match=r"cannot write .*/model\.safetensors .*free space"),
+        pytest.raises(
+            StageError, match=r"the disk is full, copying .*/model\.safetensors .*free space"
+        ),
         files_up_to(100_000),
     ):
         publish(params)

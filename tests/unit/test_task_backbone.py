@@ -312,17 +312,14 @@ def test_prune_without_a_backbone_says_which_stage_to_run(params: Params) -> Non
         tasks.prune.body(params)
 
 
+def compute_of(device: str, precision: str) -> Compute:
+    """One process with one thread."""
+    values = {"threads": 1, "processes": 1, "parallel": "ddp", "compile_blocks": False}
+    return Compute.model_validate({"device": device, "precision": precision, **values})
+
+
 def test_compute_sets_threads_and_deterministic_kernels() -> None:
-    machine = use_compute(
-        Compute(
-            device="cpu",
-            precision="fp32",
-            threads=1,
-            processes=1,
-            parallel="ddp",
-            compile_blocks=False,
-        )
-    )
+    machine = use_compute(compute_of("cpu", "fp32"))
     assert machine == Machine(torch.device("cpu"), "fp32")
     assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
@@ -331,26 +328,8 @@ def test_compute_sets_threads_and_deterministic_kernels() -> None:
 def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StageError, match=r"compute\.device is cuda"):
-        use_compute(
-            Compute(
-                device="cuda",
-                precision="auto",
-                threads=1,
-                processes=1,
-                parallel="ddp",
-                compile_blocks=False,
-            )
-        )
-    machine = use_compute(
-        Compute(
-            device="auto",
-            precision="auto",
-            threads=1,
-            processes=1,
-            parallel="ddp",
-            compile_blocks=False,
-        )
-    )
+        use_compute(compute_of("cuda", "auto"))
+    machine = use_compute(compute_of("auto", "auto"))
     assert machine.device == torch.device("cpu")
 
 
@@ -360,36 +339,12 @@ def test_precision_follows_the_instructions_of_the_processor(
 ) -> None:
     """Emulated bfloat16 made the language model of the sample train at 86 tokens a second."""
     monkeypatch.setattr("model.precision.has_bf16_instructions", lambda _: has_it)
-    assert (
-        use_compute(
-            Compute(
-                device="cpu",
-                precision="auto",
-                threads=1,
-                processes=1,
-                parallel="ddp",
-                compile_blocks=False,
-            )
-        ).precision
-        == expected
-    )
+    assert use_compute(compute_of("cpu", "auto")).precision == expected
 
 
 def test_bf16_on_a_processor_without_it_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("tasks.compute.has_bf16_instructions", lambda _: False)
-    assert (
-        use_compute(
-            Compute(
-                device="cpu",
-                precision="bf16",
-                threads=1,
-                processes=1,
-                parallel="ddp",
-                compile_blocks=False,
-            )
-        ).precision
-        == "bf16"
-    )
+    assert use_compute(compute_of("cpu", "bf16")).precision == "bf16"
     assert "emulates" in caplog.text

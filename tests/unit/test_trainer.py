@@ -98,6 +98,29 @@ def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> Non
         assert torch.equal(tensor, other[name]), name
 
 
+def assert_same_steps(
+    model: Path, texts: list[str], folder: Path, one: TrainSettings, other: TrainSettings
+) -> None:
+    """Two trainings of the model that differ in rounding alone."""
+    results = []
+    for number, settings in enumerate((one, other)):
+        encoder, work = Encoder.load(model), folder / str(number)
+        train(
+            encoder,
+            [source_of(texts, [0, 1, 2, 3] * 5)],
+            checkpoint_folder=work / "checkpoint",
+            log_path=work / "training.jsonl",
+            settings=settings,
+        )
+        losses = [record.loss for record in read_records(work / "training.jsonl")]
+        results.append((losses, weights_of(encoder)))
+    (losses, weights), (other_losses, other_weights) = results
+    assert other_losses == pytest.approx(losses, rel=1e-5)
+    assert other_weights.keys() == weights.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(other_weights[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_batch_over_the_token_budget_is_grad_cached_and_trains_the_same(
     pico_folder: Path, sources: list[TrainingSource], tmp_path: Path
 ) -> None:
