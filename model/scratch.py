@@ -19,12 +19,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
+from model.compilation import compile_blocks
 from model.precision import Precision, decoder_autocast
 from model.training.schedule import learning_rate_at
 
 PAD, EOS = "<pad>", "<eos>"
-LOSS_CHUNK = 512
-"""Tokens whose logits exist at once: they stay in the cache and the memory stays small."""
+LOSS_CHUNKS = {"cpu": 512, "cuda": 16384}
+"""Tokens whose logits exist at once: few stay in a processor's cache, a GPU wants few kernels."""
 DOCUMENTS_PER_CALL = 1000
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
@@ -57,6 +58,7 @@ class CausalTraining:
     warmup_steps: int
     weight_decay: float
     precision: Precision
+    compile_blocks: bool = False
     seed: int
 
 
@@ -171,7 +173,7 @@ def train_decoder(
     """
     run = _Run(decoder, sequences_WT, settings)
     run.resume(checkpoint_folder)
-    first, started = len(run.curve), time.monotonic()
+    first, started = run.steps_done, time.monotonic()
     shown = saved = started
     for step in range(first + 1, settings.max_steps + 1):
         run.take_step(step)
@@ -182,7 +184,7 @@ def train_decoder(
         if now - saved >= checkpoint_interval_s:
             saved = now
             run.save(checkpoint_folder)
-    return decoder.model, run.curve
+    return decoder.model, run.curve()
 
 
 class _Run:
@@ -194,10 +196,13 @@ class _Run:
         self.decoder = decoder.train()
         self.sequences_WT = sequences_WT
         self.settings = settings
-        self.curve: list[CurvePoint] = []
+        self._curve: list[CurvePoint] = []
+        self._losses: list[tuple[Tensor, float]] = []
         self.device = next(decoder.parameters()).device
         # sdpa's backward in bf16 costs twice the plain products on a CPU at these sizes
         decoder.model.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
+        if settings.compile_blocks:
+            compile_blocks(decoder.model)
         matrices = [weight for weight in decoder.parameters() if weight.ndim > 1]
         vectors = [weight for weight in decoder.parameters() if weight.ndim <= 1]
         groups = [
@@ -222,7 +227,19 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), CLIP_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.curve.append(CurvePoint(step, loss.item(), learning_rate))
+        self._losses.append((loss.detach(), learning_rate))
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of this run and of the one that it continues."""
+        return len(self._curve) + len(self._losses)
+
+    def curve(self) -> list[CurvePoint]:
+        """All steps so far; until then losses wait on the device, and no step waits for them."""
+        for loss, learning_rate in self._losses:
+            self._curve.append(CurvePoint(len(self._curve) + 1, loss.item(), learning_rate))
+        self._losses.clear()
+        return self._curve
 
     def _batch(self, step: int) -> Tensor:
         """Sequences of one step: each pass over the corpus has its own order, none is left out."""
@@ -238,7 +255,7 @@ class _Run:
 
     def log_progress(self, seconds_per_step: float) -> None:
         """Write one line with the state of the run."""
-        step, loss, _ = self.curve[-1]
+        step, loss, _ = self.curve()[-1]
         logger.info(
             "step %d/%d loss %.2f nats, %.0f tokens/s, %.0f s left",
             step,
@@ -254,7 +271,8 @@ class _Run:
             f"weight.{name}": value for name, value in self.decoder.model.state_dict().items()
         }
         tensors = weights | optimizer_tensors(self.optimizer)
-        save_checkpoint(folder, step=len(self.curve), tensors=tensors, state={"curve": self.curve})
+        curve = self.curve()
+        save_checkpoint(folder, step=len(curve), tensors=tensors, state={"curve": curve})
 
     def resume(self, folder: Path) -> None:
         """Continue from the newest checkpoint, if there is one."""
@@ -269,20 +287,21 @@ class _Run:
         }
         self.decoder.model.load_state_dict(weights)
         restore_optimizer(self.optimizer, checkpoint.tensors)
-        self.curve = [CurvePoint(*point) for point in checkpoint.state["curve"]]
+        self._curve = [CurvePoint(*point) for point in checkpoint.state["curve"]]
         logger.info("continuing after step %d of an interrupted run", checkpoint.step)
 
 
 def _causal_loss(decoder: Qwen3ForCausalLM, ids_BT: Tensor, precision: Precision) -> Tensor:
     """Mean cross-entropy of every next token, in nats; equal to the model's own loss."""
     weight_VD = decoder.model.embed_tokens.weight
+    chunk_tokens = LOSS_CHUNKS[ids_BT.device.type]
     with decoder_autocast(ids_BT.device, precision):
         states_BTD = decoder.model(input_ids=ids_BT, use_cache=False).last_hidden_state
         states_MD, target_M = states_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
         losses = [
             F.cross_entropy((chunk_MD @ weight_VD.T).float(), chunk_M, reduction="sum")
             for chunk_MD, chunk_M in zip(
-                states_MD.split(LOSS_CHUNK), target_M.split(LOSS_CHUNK), strict=True
+                states_MD.split(chunk_tokens), target_M.split(chunk_tokens), strict=True
             )
         ]
     return torch.stack(losses).sum() / target_M.numel()

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from model import checkpoint, scratch
+from model import checkpoint, compilation, scratch
 from model.attention import set_attention
 from model.attention_temperature import temper_attention
 from model.backbone import load_decoder, prove_folder
@@ -136,7 +136,11 @@ def _train(
     fields = values.model_dump()
     size = DecoderSize(**{name: fields[name] for name in DecoderSize.__dataclass_fields__})
     names = CausalTraining.__dataclass_fields__.keys() & fields.keys()
-    training = CausalTraining(**{name: fields[name] for name in names}, precision=machine.precision)
+    training = CausalTraining(
+        **{name: fields[name] for name in names},
+        precision=machine.precision,
+        compile_blocks=machine.compile_blocks,
+    )
     decoder = scratch.new_decoder(size, len(tokenizer), values.seed)
     trained, curve = scratch.train_decoder(
         decoder.to(machine.device),  # pyright: ignore[reportArgumentType]  # transformers wraps `to`
@@ -159,7 +163,7 @@ def _run_key(params: Params, machine: Machine) -> str:
     digest = hashlib.sha256(machine.precision.encode())
     for section in (params.backbone, params.compute):
         digest.update(json.dumps(section.model_dump(mode="json"), sort_keys=True).encode())
-    modules: list[ModuleType] = [scratch, checkpoint, schedule]
+    modules: list[ModuleType] = [scratch, checkpoint, compilation, schedule]
     for source in [
         *(inspect.getsource(module) for module in modules),
         Path(__file__).read_text("utf-8"),

@@ -43,5 +43,5 @@ def trained_form(encoder: Encoder, settings: TrainSettings, team: Team) -> Itera
 def _compiled(encoder: Encoder, settings: TrainSettings) -> Encoder:
     """The encoder itself, its blocks compiled if that is wanted."""
     if settings.compile_blocks:
-        compile_blocks(encoder)
+        compile_blocks(encoder.backbone)
     return encoder

@@ -84,7 +84,7 @@ def open_rung(folder: Path, machine: Machine, *, batch_tokens: int, max_length_t
 
     encoder = Encoder.load(folder, device=machine.device)
     if machine.compile_blocks:
-        compile_blocks(encoder)
+        compile_blocks(encoder.backbone)
     return EncoderRung(
         encoder,
         batch_tokens=batch_tokens,

@@ -56,7 +56,7 @@ def mine(params: Params) -> None:
             attn_implementation=params.backbone.attn_implementation,
         )
         if machine.compile_blocks:
-            compile_blocks(encoder)
+            compile_blocks(encoder.backbone)
         table, metrics = fill_negatives(examples, texts, encoder, params.mine, machine.precision)
     except ValueError as error:
         raise StageError(f"mining with artifacts/pretrain/model failed: {error}") from error

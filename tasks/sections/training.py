@@ -386,6 +386,6 @@ class Compute(Section):
     moments, for a decoder that is too large for one GPU. It cannot size micro-batches by itself nor
     survive running out of memory."""
     compile_blocks: bool
-    """Whether blocks of the decoder are compiled (torch.compile) where they are trained, mined with
-    and evaluated. On a GPU in bf16 a step took half the time and two thirds of the memory after 16
-    seconds of compiling; on a CPU it does not pay."""
+    """Whether blocks of the decoder are compiled (torch.compile) in trainings, mining, evaluations.
+    On a GPU in bf16 a step took half the time and two thirds of the memory after 16 seconds of
+    compiling; on a CPU it does not pay."""

@@ -5,8 +5,9 @@ precision it chooses for this machine. The rivals are sentence-transformers' los
 optimiser: its defaults (float32, one padded batch per side) and its faster settings (bfloat16; the
 cached loss with micro-batches by tokens). Its best one counts. All run in turn, several times; a
 step is timed from texts to updated weights. Ratios above 1 mean that ours is faster. Before that
-the first loss of all is compared in float32. A way the memory is too small for is named, left out.
-On a GPU the decoder has the shape of Qwen3-0.6B, and ours runs plain and compiled.
+the first loss of all is compared in float32. Only the weights of the way that runs are on the
+device. A way the memory is too small for is named, left out. On a GPU the decoder has the shape of
+Qwen3-0.6B, and ours runs plain and compiled.
 """
 
 import argparse
@@ -46,6 +47,15 @@ logger = logging.getLogger("bench_training")
 
 
 @dataclass
+class Way:
+    """One way to take the steps."""
+
+    model: torch.nn.Module
+    """What has to be on the device."""
+    run: Callable[[], object]
+
+
+@dataclass
 class Theirs:
     """A loss of sentence-transformers, its own tokenisation, and the same optimiser."""
 
@@ -56,38 +66,46 @@ class Theirs:
     """Tokens of a micro-batch of the cached loss; None for the plain one."""
 
     def __post_init__(self) -> None:
-        self._model = SentenceTransformer(str(self.folder), device=str(the_device()))
+        self.model = SentenceTransformer(str(self.folder), device="cpu")
         scale = 1 / TEMPERATURE
         self._loss: Any = (
-            losses.MultipleNegativesRankingLoss(self._model, scale=scale)
+            losses.MultipleNegativesRankingLoss(self.model, scale=scale)
             if self.cached_tokens is None
             else losses.CachedMultipleNegativesRankingLoss(
-                self._model, scale=scale, mini_batch_num_tokens=self.cached_tokens
+                self.model, scale=scale, mini_batch_num_tokens=self.cached_tokens
             )
         )
+
+    def run_on(self, device: torch.device) -> list[float]:
+        """The same, the weights there for as long."""
+        self.model.to(device)
+        try:
+            return self.run()
+        finally:
+            self.model.to("cpu")
 
     def run(self) -> list[float]:
         """Loss of each step."""
         optimizer = torch.optim.AdamW(
-            self._model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
+            self.model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
         )
-        self._model.train()
+        self.model.train()
         found = []
         for batch in self.batches:
             sides = [[pair[side] for pair in batch] for side in (0, 1)]
-            features = [self._model.preprocess(texts) for texts in sides]
+            features = [self.model.preprocess(texts) for texts in sides]
             features = [
                 {
-                    name: value.to(self._model.device) if torch.is_tensor(value) else value
+                    name: value.to(self.model.device) if torch.is_tensor(value) else value
                     for name, value in side.items()
                 }
                 for side in features
             ]
             # the backward pass of the cached loss embeds again
-            with decoder_autocast(self._model.device, self.precision):
+            with decoder_autocast(self.model.device, self.precision):
                 loss = self._loss(features, torch.empty(0))
                 loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             found.append(loss.item())
@@ -126,23 +144,27 @@ def compare(name: str, chosen: argparse.Namespace) -> None:
 
 def ways_of(
     folder: Path, batches: list[Pairs], tokens: int, device: torch.device
-) -> dict[str, Callable[[], object]]:
+) -> dict[str, Way]:
     """Each way to take the steps of the batches, ours first."""
     fast = fast_precision(device)
 
-    def ours(*, is_compiled: bool) -> Callable[[], list[float]]:
-        encoder = Encoder.load(folder, device=device)
-        return Ours(encoder, batches, fast, tokens, compile_blocks=is_compiled).run
+    def ours(*, is_compiled: bool) -> Way:
+        encoder = Encoder.load(folder, device=torch.device("cpu"))
+        run = Ours(encoder, batches, fast, tokens, compile_blocks=is_compiled).run
+        return Way(encoder, run)
 
-    ways: dict[str, Callable[[], object]] = {f"ours, {fast}": ours(is_compiled=False)}
+    def theirs(precision: Precision, cached_tokens: int | None = None) -> Way:
+        loss = Theirs(folder, batches, precision, cached_tokens)
+        return Way(loss.model, loss.run)
+
+    ways = {f"ours, {fast}": ours(is_compiled=False)}
     if device.type == "cuda":
         ways[f"ours, {fast}, compiled"] = ours(is_compiled=True)
-    ways[DEFAULTS] = Theirs(folder, batches, "fp32").run
+    ways[DEFAULTS] = theirs("fp32")
     if fast == "bf16":  # emulated elsewhere, several times slower than float32
-        ways["bf16"] = Theirs(folder, batches, "bf16").run
+        ways["bf16"] = theirs("bf16")
     for cached_tokens in CACHED_TOKENS:
-        cached = Theirs(folder, batches, fast, cached_tokens)
-        ways[f"{fast}, cached, {cached_tokens}"] = cached.run
+        ways[f"{fast}, cached, {cached_tokens}"] = theirs(fast, cached_tokens)
     return ways
 
 
@@ -163,9 +185,7 @@ def report(name: str, batch: int, seconds: dict[str, float]) -> None:
     )
 
 
-def time_in_turn(
-    ways: dict[str, Callable[[], object]], steps: int, rounds: int
-) -> dict[str, float]:
+def time_in_turn(ways: dict[str, Way], steps: int, rounds: int) -> dict[str, float]:
     """Median seconds per step of each way, all run in turn, after one round that warms up.
 
     A way without memory for its steps is dropped.
@@ -173,34 +193,37 @@ def time_in_turn(
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
         for way in list(seconds):
-            started = time.perf_counter()
-            if not has_memory(ways[way]):
+            taken = seconds_of(ways[way])
+            if taken is None:
                 logger.info("  %s: out of memory", way)
                 del seconds[way]
             elif number:
-                seconds[way].append((time.perf_counter() - started) / steps)
+                seconds[way].append(taken / steps)
     return {way: statistics.median(times) for way, times in seconds.items()}
 
 
-def has_memory(run: Callable[[], object]) -> bool:
-    """Run it; whether the device had the memory for it."""
+def seconds_of(way: Way) -> float | None:
+    """Seconds of its steps, its weights on the device for as long; None without the memory."""
+    way.model.to(the_device())
+    started = time.perf_counter()
     try:
-        run()
+        way.run()
+        taken = time.perf_counter() - started
     except torch.OutOfMemoryError:
-        pass
-    else:
-        return True
+        taken = None
     # here the exception is gone, and with it the tensors that its trace held
+    way.model.to("cpu")
     torch.cuda.empty_cache()
-    return False
+    return taken
 
 
 def check_equal_loss(folder: Path, batch: list[Pairs], device: torch.device) -> None:
     """Stop unless all ways find the same first loss in float32."""
-    expected = Theirs(folder, batch, "fp32").run()[0]
+    plain, cached = (Theirs(folder, batch, "fp32", tokens) for tokens in (None, CACHED_TOKENS[0]))
+    expected = plain.run_on(device)[0]
     for found in (
         Ours(Encoder.load(folder, device=device), batch, "fp32").run()[0],
-        Theirs(folder, batch, "fp32", CACHED_TOKENS[0]).run()[0],
+        cached.run_on(device)[0],
     ):
         if abs(found - expected) > 1e-3 * expected:
             raise SystemExit(f"the losses differ: {found} and {expected}")

@@ -164,7 +164,7 @@ def test_the_kernel_for_unequal_texts_gives_vectors_and_gradients_of_groups(
     assert error < 2 * usual < 0.1
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
 def test_compiled_blocks_take_the_same_steps(
     pico_folder: Path, pico_texts: list[str], tmp_path: Path
 ) -> None:

@@ -100,7 +100,8 @@ def test_documents_too_short_for_one_sequence_are_an_error(pico_texts: list[str]
 def test_the_loss_is_that_of_transformers(
     monkeypatch: pytest.MonkeyPatch, precision: Precision, tolerance: float
 ) -> None:
-    monkeypatch.setattr(scratch, "LOSS_CHUNK", 7)  # does not divide the 3 * 15 predicted tokens
+    # does not divide the 3 * 15 predicted tokens
+    monkeypatch.setitem(scratch.LOSS_CHUNKS, "cpu", 7)
     decoder = new_decoder(SIZE, 300, seed=5)
     ids_BT = torch.randint(0, 300, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
