@@ -12,13 +12,11 @@ from tasks.ingest.admission import Admitted
 from tasks.ingest.classes import ClassPairs
 from tasks.ingest.in_domain import InDomain
 from tasks.ingest.quarantine import Place, Quarantine
-from tasks.ingest.split import holds_key, is_development, query_keys, sample
+from tasks.ingest.split import CLASS_TASKS, holds_key, is_development, query_keys, sample
 from tasks.ingest.spool import Spool
 from tasks.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
 from tasks.sections.data import Ingest
 from tasks.stage import StageError
-
-CLASS_TASKS = frozenset({"classification", "clustering"})
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,12 @@ class Assembly:
             detail = "its query or positive is a query of the development split"
             quarantine.add(place, "development_overlap", detail, query)
         training = split.table.filter(~split.development & ~leaking)
+        held_out = split.table.filter(split.development)
         if admitted.source.task in CLASS_TASKS:
-            training = self._with_class_pairs(training, admitted, quarantine)
+            training = self._training_pairs(training, admitted, quarantine)
+            held_out, _ = self._with_class_pairs(held_out)
         self._examples.append_table(_examples(training, admitted))
-        self._development.append_table(_examples(split.table.filter(split.development), admitted))
+        self._development.append_table(_examples(held_out, admitted))
         counts["kept"] = len(training)
         counts["in_domain"] = self._in_domain.count(training)
         counts["documents"] = self._add_positives(split) if admitted.source.also_documents else 0
@@ -121,40 +121,45 @@ class Assembly:
                 added += 1
         return added
 
-    def _with_class_pairs(
+    def _training_pairs(
         self, table: pa.Table, admitted: Admitted, quarantine: Quarantine
     ) -> pa.Table:
-        labels = table["labels"].to_pylist()
-        queries = table["query"].to_pylist()
-        pairs = ClassPairs(table["id"].to_pylist(), labels, self._limits.seed)
-        positive = [pairs.positive(row) for row in range(len(table))]
-        alone = [row for row, other in enumerate(positive) if other is None]
-        places = _cells(table, "file", "row")
-        for row in alone:
-            place = Place(admitted.name, *places[row])
-            detail = f"no other row has the label {'|'.join(labels[row])}"
-            quarantine.add(place, "label_with_one_member", detail, queries[row])
-        kept = [row for row, other in enumerate(positive) if other is not None]
-        if not kept:
+        """The rows that have a partner; the others are refused."""
+        paired, has_partner = self._with_class_pairs(table)
+        alone = table.filter(~has_partner)
+        for file, row, query, labels in _cells(alone, "file", "row", "query", "labels"):
+            detail = f"no other row has the label {'|'.join(labels)}"
+            place = Place(admitted.name, file, row)
+            quarantine.add(place, "label_with_one_member", detail, query)
+        if not len(paired):
             raise StageError(
                 f"source {admitted.name}: no two rows share a label, so no row has a partner of "
                 "its class; check that fields.label maps a class and not an id or a text, and "
                 "label_separator"
             )
-        wanted = self._limits.class_negatives
-        negatives = [[queries[other] for other in pairs.negatives(row, wanted)] for row in kept]
-        if not any(negatives):
+        if not any(paired["negatives"].to_pylist()):
             raise StageError(
                 f"source {admitted.name}: all rows share a label, so there is nothing to tell "
                 "apart; check fields.label and label_separator"
             )
+        return paired
+
+    def _with_class_pairs(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
+        """The rows that have a partner among these, with it, and which those are."""
+        queries = table["query"].to_pylist()
+        pairs = ClassPairs(table["id"].to_pylist(), table["labels"].to_pylist(), self._limits.seed)
+        positive = [pairs.positive(row) for row in range(len(table))]
+        kept = [row for row, other in enumerate(positive) if other is not None]
         chosen = [[queries[other]] for other in positive if other is not None]
-        return (
-            table.take(kept)
+        wanted = self._limits.class_negatives
+        negatives = [[queries[other] for other in pairs.negatives(row, wanted)] for row in kept]
+        paired = (
+            table.take(pa.array(kept, pa.int64()))
             .drop_columns(["positives", "negatives"])
             .append_column("positives", pa.array(chosen, pa.list_(pa.string())))
             .append_column("negatives", pa.array(negatives, pa.list_(pa.string())))
         )
+        return paired, np.array([other is not None for other in positive], dtype=np.bool_)
 
 
 def _examples(table: pa.Table, admitted: Admitted) -> pa.Table:

@@ -1,10 +1,16 @@
 """Which admitted rows stay, and on which side: sampling and the development split."""
 
+import itertools
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-DEVELOPMENT_TASKS = frozenset({"retrieval", "nli", "sts", "bitext"})
+CLASS_TASKS = frozenset({"classification", "clustering"})
+
+FEWEST_MEMBERS = 10
+"""Texts a class must have for some of them to be held out: a rare one is needed for training."""
 
 
 def sample(table: pa.Table, max_rows: int | None) -> pa.Table:
@@ -23,11 +29,22 @@ def query_keys(table: pa.Table) -> NDArray[np.uint64]:
 def is_development(table: pa.Table, task: str, fraction: float) -> NDArray[np.bool_]:
     """Whether each row belongs to the development split.
 
-    The key of the query decides alone: equal queries fall on one side, in every source and run.
+    The key of the query decides: equal queries fall on one side, in every source and run. A
+    labelled text is held out only where another one of its class is, and the class is not rare.
     """
-    if task not in DEVELOPMENT_TASKS:
+    if task == "documents":
         return np.zeros(len(table), dtype=np.bool_)
-    return query_keys(table) < np.uint64(fraction * 2.0**64)
+    marked = query_keys(table) < np.uint64(fraction * 2.0**64)
+    return marked & _has_company(table, marked) if task in CLASS_TASKS else marked
+
+
+def _has_company(table: pa.Table, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether at least two rows of each row's class are marked, of FEWEST_MEMBERS in all."""
+    classes = [tuple(own) for own in table["labels"].to_pylist()]
+    members, held_out = Counter(classes), Counter(itertools.compress(classes, marked))
+    return np.array(
+        [held_out[own] > 1 and members[own] >= FEWEST_MEMBERS for own in classes], dtype=np.bool_
+    )
 
 
 def holds_key(table: pa.Table, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:

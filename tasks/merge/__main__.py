@@ -117,6 +117,7 @@ def _score(candidates: dict[str, Path], params: Params, machine: Machine) -> dic
         "development_queries": len(chosen.queries),
         "development_documents": len(chosen.documents),
         "development_pairs": len(chosen.pairs),
+        "development_labelled": sum(len(source.asked) for source in chosen.labelled),
     }
 
 

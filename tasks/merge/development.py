@@ -14,6 +14,7 @@ import torch
 from model.encoder import Encoder
 from model.mining import top_k
 from model.precision import Precision
+from tasks.merge.labelled import LabelledSource, accuracy, select_labelled
 from tasks.params import Prompts
 from tasks.prompts import document_prompt, query_prompt
 from tasks.records import match_key
@@ -29,7 +30,7 @@ CUTOFF = 10
 
 @dataclass(frozen=True)
 class DevelopmentSet:
-    """Queries to be ranked and pairs to be graded; either may be empty, not both."""
+    """Queries to be ranked, pairs to be graded, texts to be classified; not all are empty."""
 
     queries: list[tuple[str, str]]
     """Prompt and text."""
@@ -40,27 +41,30 @@ class DevelopmentSet:
     grades: list[float]
     pair_prompts: tuple[str, str]
     """Before the first and the second text of every pair."""
+    labelled: list[LabelledSource]
 
 
 def select_development(
     development: pa.Table, training: pa.Table, prompts: Prompts, max_examples: int
 ) -> DevelopmentSet:
-    """The first rows by id, which is a hash, of the tasks retrieval and nli; and of sts.
+    """The first rows by id, which is a hash, of each kind of task.
 
     Args:
         development: Rows of the development split.
-        training: Rows of training, whose positives serve as distractors.
+        training: Rows of training, whose positives serve as distractors and whose labelled
+            texts stand for their classes.
         prompts: Prompts of queries and pairs.
-        max_examples: Rows of retrieval and nli together, and of sts.
+        max_examples: Rows of retrieval and nli together, of sts, and of labelled sources.
 
     Raises:
         StageError: There is no such row.
     """
     ranked = _first_rows(development, RANKED_TASKS, max_examples)
     graded = _first_rows(development, ("sts",), max_examples)
-    if not ranked and not graded:
+    labelled = select_labelled(development, training, prompts, max_examples)
+    if not ranked and not graded and not labelled:
         raise StageError(
-            "the development split has no row of task retrieval, nli or sts to choose a merge by: "
+            "the development split has no row of any task but bitext to choose a merge by: "
             "raise ingest.development_fraction, or set merge.method to uniform_soup"
         )
     documents = _Documents()
@@ -75,6 +79,7 @@ def select_development(
         pairs=[(row["query"], row["positives"][0]) for row in graded],
         grades=[row["score"] for row in graded],
         pair_prompts=_pair_prompts(prompts) if graded else ("", ""),
+        labelled=labelled,
     )
 
 
@@ -127,7 +132,11 @@ def score_encoder(
     batch_tokens: int,
     precision: Precision,
 ) -> dict[str, float]:
-    """nDCG@10 of the ranking, Spearman correlation of the pairs, and the mean of what there is."""
+    """nDCG@10 of the ranking, Spearman correlation of the pairs, accuracy of the classes.
+
+    Returns:
+        Those of them that there is something for, and their mean.
+    """
     scores = {}
 
     def encode(texts: Sequence[str], prompt: str) -> np.ndarray:
@@ -147,6 +156,8 @@ def score_encoder(
         left = encode([first for first, _ in chosen.pairs], chosen.pair_prompts[0])
         right = encode([second for _, second in chosen.pairs], chosen.pair_prompts[1])
         scores["spearman"] = spearman((left * right).sum(1), np.array(chosen.grades))
+    if chosen.labelled:
+        scores["accuracy"] = accuracy(chosen.labelled, encode)
     return scores | {"mean": sum(scores.values()) / len(scores)}
 
 

@@ -6,6 +6,14 @@ from tasks.report import numbers
 from tasks.report.line_chart import Line, line_chart
 from tasks.report.run import Run
 
+DEVELOPMENT_ROWS = {
+    "queries": "queries",
+    "documents": "documents",
+    "pairs": "pairs",
+    "labelled": "texts of a class",
+}
+"""Names in the metrics of merge, and their words."""
+
 
 def curves_view(run: Run) -> list[dict[str, Any]]:
     """One chart of the loss per training, the multitask variants together in one."""
@@ -77,8 +85,11 @@ def _merge_facts(metrics: dict[str, Any]) -> list[dict[str, str]]:
     facts = []
     if "development_queries" in metrics:
         facts += [
-            {"label": f"development {what}", "value": numbers.count(metrics[f"development_{what}"])}
-            for what in ("queries", "documents", "pairs")
+            {
+                "label": f"development {words}",
+                "value": numbers.count(metrics[f"development_{what}"]),
+            }
+            for what, words in DEVELOPMENT_ROWS.items()
         ]
     vectors = metrics["task_vectors"]
     facts += [

@@ -361,11 +361,13 @@ class Merge(Section):
     """Section merge."""
 
     method: Literal["best", "uniform_soup", "self_positioning"]
-    """`best` builds every method, keeps the best by development nDCG@10, variants included."""
+    """`best` builds every method and keeps the best, variants included, by the mean of nDCG@10,
+    Spearman correlation and accuracy on the development split."""
     self_positioning: SelfPositioning
     """Values of the method self_positioning, which `best` tries as well."""
     development_examples: PositiveInt
-    """Queries of the development split that the choice is made on."""
+    """Rows of the development split that the choice is made on: queries, pairs and labelled texts,
+    so many of each."""
 
 
 class Compute(Section):

@@ -183,6 +183,7 @@ def _write_model(artifacts, params):
             "development_queries": 300,
             "development_documents": 800,
             "development_pairs": 60,
+            "development_labelled": 45,
             "task_vectors": {"norms": {}, "cosines": {"balanced|retrieval": 0.412}},
             "self_positioning": {"weights": {"balanced": 0.6, "retrieval": 0.4}, "length": 1.12},
         },

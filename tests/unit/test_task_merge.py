@@ -12,12 +12,15 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
+from sklearn.neighbors import NearestCentroid
 
 from model.encoder import Encoder
 from tasks.merge import __main__ as stage
 from tasks.merge.__main__ import merge
 from tasks.merge.development import mean_ndcg, score_encoder, select_development, spearman
+from tasks.merge.labelled import TEXTS_PER_CLASS
 from tasks.params import Params, load_params
+from tasks.prompts import query_prompt
 from tasks.records import EXAMPLE_SCHEMA, write_table
 from tasks.registry import fingerprint_folder
 from tasks.stage import StageError
@@ -269,3 +272,45 @@ def test_scores_are_those_of_a_plain_ranking_and_correlation(
     assert scores["ndcg_at_10"] == pytest.approx(ndcg_score(relevant, ranking, k=10), abs=1e-6)
     assert scores["spearman"] == pytest.approx(spearmanr(pairs, chosen.grades).statistic, abs=0.01)
     assert scores["mean"] == pytest.approx((scores["ndcg_at_10"] + scores["spearman"]) / 2)
+
+
+def labelled(number: int, label: str, source: str, text: str) -> dict[str, Any]:
+    return example(number, "classification", query=text, label=label, source=source)
+
+
+def test_accuracy_is_that_of_the_nearest_centroid(pico_encoder: Encoder, pico_texts: list[str]):
+    """Two sources with other classes and sizes; a class that training lacks is not asked for."""
+    training, development, expected = [], [], []
+    for source, classes in (("topics", 3), ("tones", 2)):
+        texts = [f"{text} {source} {n}" for n in range(5) for text in pico_texts]
+        labels = [str(number % classes) for number in range(len(texts))]
+        held_out = [f"{text}, {source}" for text in pico_texts]
+        training += [
+            labelled(n, label, source, text)
+            for n, (label, text) in enumerate(zip(labels, texts, strict=True))
+        ]
+        development += [labelled(n, labels[n], source, text) for n, text in enumerate(held_out)]
+        development.append(labelled(99, "unknown", source, "текст"))
+        kept = [n for n in range(len(texts)) if labels[: n + 1].count(labels[n]) <= TEXTS_PER_CLASS]
+        assert len(kept) < len(texts)
+        prompt = query_prompt(load_params(PROFILE).prompts, "classification")
+        known, asked = (
+            pico_encoder.encode(own, prompt=prompt, batch_tokens=4096)
+            for own in ([texts[n] for n in kept], held_out)
+        )
+        centres = NearestCentroid().fit(known, [labels[n] for n in kept])
+        lengths = np.linalg.norm(centres.centroids_, axis=1, keepdims=True)
+        found = ((asked @ (centres.centroids_ / lengths).T).argmax(axis=1)).astype(str)
+        expected.append(np.mean(found == np.array(labels[: len(asked)])))
+    chosen = select(table(*development), table(*training))
+    assert [len(source.asked) for source in chosen.labelled] == [len(pico_texts)] * 2
+    scores = score_encoder(pico_encoder, chosen, 4096, "fp32")
+    assert scores["accuracy"] == scores["mean"] == pytest.approx(np.mean(expected))
+    assert 0 < scores["accuracy"] < 1
+
+
+def test_so_many_labelled_texts_are_asked_for_by_id():
+    training = [labelled(n, "аб"[n % 2], "topics", f"текст {n}") for n in range(8)]
+    development = [labelled(n, "аб"[n % 2], "topics", f"иное {n}") for n in (14, 12, 13, 11)]
+    [source] = select(table(*development), table(*training), 2).labelled
+    assert source.asked == [("иное 11", "б"), ("иное 12", "а")]

@@ -264,6 +264,36 @@ def test_development_queries_never_stand_in_the_examples(corpus, words: list[str
     assert {row["task"] for row in corpus.table("development")} == {"nli", "retrieval"}
 
 
+@pytest.mark.parametrize("task", ["classification", "clustering"])
+def test_labelled_texts_are_held_out_in_company_and_rare_classes_are_not(corpus, task: str) -> None:
+    corpus.params["ingest"]["development_fraction"] = 0.3
+    labels = [*"аб" * 20, *"в" * 9]
+    corpus.jsonl("topics", task, labelled(*labels), query="q", label="l")
+    metrics = corpus.run()["sources"]["topics"]
+    held_out = [row for row in corpus.table("development") if row["source"] == "topics"]
+    kept = [row for row in corpus.table("examples") if row["source"] == "topics"]
+    assert metrics["development"] == len(held_out)
+    assert metrics["kept"] == len(kept)
+    assert len(held_out) + len(kept) == len(labels)
+    assert {row["label"] for row in held_out} == {"а", "б"}
+    assert sum(row["label"] == "в" for row in kept) == 9
+    own = {row["query"]: row["label"] for row in held_out}
+    for row in held_out:
+        assert own[row["positives"][0]] == row["label"], "partners are held out too"
+        assert row["positives"] != [row["query"]]
+        assert {own[text] for text in row["negatives"]} == {"а", "б"} - {row["label"]}
+
+
+def test_one_class_alone_is_held_out_without_negatives(corpus) -> None:
+    corpus.params["ingest"]["development_fraction"] = 0.3
+    corpus.jsonl("topics", "classification", labelled(*"а" * 30, *"бв" * 4), query="q", label="l")
+    corpus.run()
+    held_out = [row for row in corpus.table("development") if row["source"] == "topics"]
+    assert held_out
+    assert {row["label"] for row in held_out} == {"а"}
+    assert not any(row["negatives"] for row in held_out)
+
+
 def test_a_row_keeps_its_side_when_the_corpus_grows(corpus) -> None:
     corpus.params["ingest"]["development_fraction"] = 0.4
     corpus.run()
