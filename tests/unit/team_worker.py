@@ -248,7 +248,8 @@ def measure_all(model: Path, folder: Path) -> None:
     """Write facts.json and gradients.safetensors of all cases into `folder`."""
     torch.set_num_threads(1)
     team, other = Team(), other_model(model)
-    encoders = {case.form: encoder_of(model, case.form) for case in cases()}
+    forms = dict.fromkeys(case.form for case in cases())
+    encoders = {form: encoder_of(model, form) for form in forms}
     facts, gradients = [], {}
     for number, case in enumerate(cases()):
         encoder = encoders[case.form]

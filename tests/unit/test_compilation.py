@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model import scratch
 from model.scratch import new_decoder, train_decoder
 from tests.unit import test_scratch
 from tests.unit.test_trainer import SETTINGS, assert_same_steps
@@ -26,7 +27,15 @@ def test_a_training_takes_the_same_steps(
     assert_same_steps(pico_folder, pico_texts, tmp_path, plain, compiled)
 
 
-def test_a_language_model_takes_the_same_steps(tmp_path: Path) -> None:
+def test_a_language_model_takes_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated by the compiler; what its kernels compute, the test above shows."""
+    monkeypatch.setattr(
+        scratch,
+        "compile_blocks",
+        lambda decoder: [b.compile(dynamic=True, backend="aot_eager") for b in decoder.layers],
+    )
     sequences = np.random.default_rng(0).integers(0, 300, (16, 16)).astype(np.int32)
     curves = []
     for is_compiled in (False, True):
