@@ -38,6 +38,23 @@ def window_of(config: PreTrainedConfig) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
+def reach_of(config: PreTrainedConfig, window: int | None) -> tuple[int, int]:
+    """Tokens that a token sees before and after itself, -1 for all; as transformers masks them.
+
+    Args:
+        config: Says whether attention is causal.
+        window: Sliding window of the layer, None where it has none. A causal token is one of those
+            in its window; on two sides it is not, but for Gemma's own setting.
+    """
+    if is_causal(config):
+        return (-1 if window is None else window - 1), 0
+    if window is None:
+        return -1, -1
+    is_halved = config.model_type == GEMMA and config.use_bidirectional_attention
+    side = window - 1 if is_halved else window
+    return side, side
+
+
 def _turn_gemma(decoder: PreTrainedModel, attention: Direction) -> None:
     """The arithmetic of Gemma3TextConfig, which does it only while a config is read."""
     config = decoder.config

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_outputs import BaseModelOutput
 
-from model.attention import is_causal
+from model.attention import reach_of
 from model.tokenization import TokenizedText
 
 PACKED = "packed_sdpa"
@@ -180,17 +180,13 @@ def _group_ends(lengths: Sequence[int]) -> list[int]:
 
 
 def can_pack(decoder: PreTrainedModel) -> bool:
-    """Whether every layer is plain full attention that transformers lets us provide."""
+    """Whether every layer is attention, full or in a window, that transformers lets us provide."""
     config = decoder.config
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        window = None
     return (
         decoder._supports_attention_backend
         and config._attn_implementation in {"sdpa", PACKED}
-        and set(kinds) == {"full_attention"}
-        and window is None
+        and set(kinds) <= {"full_attention", "sliding_attention"}
         and getattr(config, "attn_logit_softcapping", None) is None
     )
 
@@ -227,9 +223,12 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
     scaling: float | None = None,
     dropout: float = 0.0,
     packed_texts: PackedTexts | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,  # noqa: ANN401 - whatever the architecture passes on
 ) -> tuple[Tensor, None]:
     """Attention within each packed text; plain SDPA for inputs that are not packed.
+
+    A layer with a sliding window hands it over; masks that are not packed hold it already.
 
     Returns:
         Output (1, T, H, K) in the type of the value, and no weights.
@@ -239,13 +238,11 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
         return sdpa_attention_forward(
             module, *states, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    looks_back = is_causal(module.config)  # pyright: ignore[reportArgumentType]  # a config
+    reach = reach_of(module.config, sliding_window)  # pyright: ignore[reportArgumentType]  # a config
     if _suits_kernel(states, packed_texts, dropout):
-        attended_1THK = _attend_by_kernel(states, packed_texts, scaling, looks_back=looks_back)
+        attended_1THK = _attend_by_kernel(states, packed_texts, scaling, reach)
     else:
-        attended_1THK = _attend_by_groups(
-            states, packed_texts, scaling, looks_back=looks_back, dropout=dropout
-        )
+        attended_1THK = _attend_by_groups(states, packed_texts, scaling, reach, dropout)
     return attended_1THK, None
 
 
@@ -266,8 +263,7 @@ def _attend_by_kernel(
     states: Sequence[Tensor],
     packed_texts: PackedTexts,
     scaling: float | None,
-    *,
-    looks_back: bool,
+    reach: tuple[int, int],
 ) -> Tensor:
     """Output (1, T, H, K) of the kernel that is told where each text begins."""
     dtype = states[2].dtype
@@ -281,7 +277,7 @@ def _attend_by_kernel(
         packed_texts.longest,
         packed_texts.longest,
         scale=scaling,
-        window_size=(-1, 0) if looks_back else (-1, -1),
+        window_size=reach,
         **FEWER_KEY_HEADS,
     )
     return attended_THK[None]  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]  # nothing else was asked for
@@ -291,8 +287,7 @@ def _attend_by_groups(
     states: Sequence[Tensor],
     packed_texts: PackedTexts,
     scaling: float | None,
-    *,
-    looks_back: bool,
+    reach: tuple[int, int],
     dropout: float,
 ) -> Tensor:
     """Output (1, T, H, K), group by group.
@@ -310,11 +305,10 @@ def _attend_by_groups(
     outputs = []
     with torch.autocast(value_1HTK.device.type, enabled=False):
         for group, *parts in zip(packed_texts.groups, *blocks, strict=True):
-            # rows beyond a text are zeros: right of every token, so causal attention needs no mask
-            mask_G11L = None if looks_back else group.key_mask_G11L
+            mask, looks_back = _mask(group, reach)
             attended_GHLK = F.scaled_dot_product_attention(
                 *(block_GLHK.transpose(1, 2) for block_GLHK in parts),
-                attn_mask=mask_G11L,
+                attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=looks_back,
                 scale=scaling,
@@ -322,6 +316,23 @@ def _attend_by_groups(
             )
             outputs.append(attended_GHLK.transpose(1, 2))
     return packed_texts.unpad(outputs).unsqueeze(0).to(dtype)
+
+
+def _mask(group: Group, reach: tuple[int, int]) -> tuple[Tensor | None, bool]:
+    """Mask of a group, if it needs one, and whether SDPA's own causal attention is meant instead.
+
+    Rows beyond a text are zeros: right of every token, so causal attention needs no mask.
+    """
+    before, after = reach
+    if not 0 <= before < group.width - 1:
+        return (None, True) if after == 0 else (group.key_mask_G11L, False)
+    position_L = torch.arange(group.width, device=group.pool_mask_GL.device)
+    ahead_LL = position_L - position_L[:, None]
+    is_near_LL = (ahead_LL >= -before) & (ahead_LL <= after)
+    if group.key_mask_G11L is None or after == 0:
+        return is_near_LL, False
+    # a row beyond a text sees itself: with no key at all its gradients would not be numbers
+    return is_near_LL & (group.key_mask_G11L | (ahead_LL == 0)), False
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -21,7 +21,7 @@ from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records
 from model.training.team import Team
 from model.training.trainer import train
-from tests.unit.tiny_decoders import PACKABLE, tiny_config, tiny_encoder
+from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -199,7 +199,7 @@ def test_attention_is_proven_with_every_kernel_there_is(pico_folder: Path) -> No
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_packed_decoder_is_proven(
     name: str, attention: Direction, pico_tokenizer: PreTrainedTokenizerFast
 ) -> None:

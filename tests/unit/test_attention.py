@@ -21,8 +21,6 @@ DIRECTIONS: list[Direction] = ["bidirectional", "causal"]
 
 
 def skip_where_impossible(name: str, kernel: str) -> None:
-    if kernel == PACKED and name in WINDOWED:
-        pytest.skip("texts of decoders with sliding windows are padded, never packed")
     if kernel == "flash_attention_2" and not (
         is_flash_attn_2_available() and torch.cuda.is_available()
     ):
@@ -106,7 +104,7 @@ REACH = {  # the farthest token a windowed layer sees, by the modelling code of 
 
 
 @pytest.mark.parametrize("attention", DIRECTIONS)
-@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", PACKED])
 @pytest.mark.parametrize("name", WINDOWED)
 def test_texts_longer_than_the_window_see_it_and_no_more(
     name: str,

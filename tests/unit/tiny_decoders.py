@@ -60,7 +60,6 @@ _CONFIGS: dict[str, PreTrainedConfig] = {
 }
 NAMES = list(_CONFIGS)
 WINDOWED = ["mistral, window", "gemma3"]
-PACKABLE = [name for name in NAMES if name not in WINDOWED]
 
 
 def tiny_config(name: str) -> PreTrainedConfig:
