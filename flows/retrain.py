@@ -6,12 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from flows.dag import changed, check_data, read_stages, select
 from flows.errors import FlowError
+from flows.forecast import forecast, forecast_rows, total
 from flows.locks import check_checkout_is_free
 from flows.profile import install_profile, list_profiles
 from flows.server import use_server
 from flows.settings import use_settings
-from flows.summary import show_summary
+from flows.summary import as_table, show_summary
 from flows.terminal import say, use_terminal
 from tasks.params import ParamsError, load_params
 
@@ -34,6 +36,9 @@ def _retrain(arguments: argparse.Namespace) -> None:
     if arguments.profile:
         install_profile(arguments.profile, arguments.data)
     load_params()
+    if arguments.dry_run:
+        _show_forecast(arguments)
+        return
     use_settings()
     use_terminal()
     url, stays_up = use_server()
@@ -42,9 +47,24 @@ def _retrain(arguments: argparse.Namespace) -> None:
     from flows.pipeline import retrain
 
     outcomes = retrain(arguments.stages, arguments.force, arguments.publish)
-    # a file or a pipe has no width of its own, and the ladder needs room
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    show_summary(outcomes, url if stays_up else None, Console(width=width))
+    show_summary(outcomes, url if stays_up else None, _console())
+
+
+def _show_forecast(arguments: argparse.Namespace) -> None:
+    every = read_stages()
+    chosen = select(every, arguments.stages) if arguments.stages else every
+    forced = {stage.name for stage in select(every, arguments.force or [])}
+    changes = changed()
+    check_data(changes)
+    expected = forecast(chosen, changes, forced)
+    console = _console()
+    console.print(as_table("A run would", forecast_rows(expected)))
+    console.print(total(expected))
+
+
+def _console() -> Console:
+    """A file or a pipe has no width of its own, and the tables need room."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def _read_arguments() -> argparse.Namespace:
@@ -58,10 +78,16 @@ def _read_arguments() -> argparse.Namespace:
     add("--data", type=Path, metavar="FOLDER", help="where the profile's data folders lie")
     add("--stages", nargs="+", metavar="STAGE", help="only these, and publish nothing")
     add("--force", nargs="+", metavar="STAGE", help="run these even when nothing has changed")
+    add("--dry-run", action="store_true", help="say what would run and why, and do nothing")
     add("--no-publish", dest="publish", action="store_false", help="leave the registry alone")
     arguments = parser.parse_args()
     if arguments.data and not arguments.profile:
         parser.error("--data goes with --profile; without one, edit data: in params.yaml")
+    if arguments.dry_run and arguments.profile:
+        parser.error(
+            "--dry-run leaves params.yaml alone: install the profile first, "
+            f"make profile PROFILE={arguments.profile}"
+        )
     return arguments
 
 

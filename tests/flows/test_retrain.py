@@ -55,6 +55,21 @@ def test_rerun_without_a_change_skips_every_stage(ran: Toy):
     assert {states[stage] for stage in STAGES} == {"Skipped"}
 
 
+def test_a_dry_run_says_what_would_run_and_does_nothing(ran: Toy):
+    assert "every stage is up to date: nothing would run" in ran.retrain("--dry-run")[1]
+    ran.edit_corpus("another corpus ")
+    before = sorted(path for path in ran.root.rglob("*") if ".dvc/tmp" not in str(path))
+    status, output = ran.retrain("--dry-run", "--force", "merge")
+    assert status == 0, output
+    assert re.search(r"ingest +│ +run +│.*data/corpus.txt modified", output)
+    assert re.search(r"training@balanced +│ +run if its inputs change +│.*after ingest", output)
+    assert re.search(r"merge +│ +run +│.*asked for by --force", output)
+    assert "6 of 6 stages would run or might" in output
+    assert ran.order() == []
+    after = sorted(path for path in ran.root.rglob("*") if ".dvc/tmp" not in str(path))
+    assert after == before
+
+
 def test_a_state_seen_before_comes_from_the_run_cache(ran: Toy):
     ran.edit_corpus("another corpus ")
     assert ran.retrain("--stages", "ingest")[0] == 0

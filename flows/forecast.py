@@ -1,0 +1,99 @@
+"""What a run would do, and why, without doing it: `python -m flows.retrain --dry-run`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.dag import Stage
+
+TIMINGS = Path("artifacts/timings")
+"""Written by the stages; stays when a stage does not run."""
+LONGEST_REASON = 120
+FORCED = "asked for by --force"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a run would do with one stage."""
+
+    stage: str
+    reason: str | None
+    """Why it would run; None when it is up to date."""
+    is_certain: bool
+    """False where only a stage before it would run: its outputs may turn out the same, and what
+    ran before with the same inputs comes from DVC's run cache."""
+    seconds: float | None
+    """Its last run on this machine; None when it never ran here."""
+
+
+def forecast(
+    stages: Sequence[Stage], changes: Mapping[str, str], forced: set[str], timings: Path = TIMINGS
+) -> list[Expected]:
+    """What a run over these stages would do, in their order.
+
+    Args:
+        stages: In DVC's order, each after all it reads.
+        changes: What is not up to date and why, as `dag.changed` says it.
+        forced: Stages that run in any case.
+        timings: Folder of the stages' `<name>.json`.
+    """
+    found: dict[str, Expected] = {}
+    for stage in stages:
+        before = [name for name in stage.upstream if name in found and found[name].reason]
+        if stage.name in forced:
+            reason, is_certain = FORCED, True
+        elif stage.name in changes:
+            reason, is_certain = changes[stage.name], True
+        elif before:
+            reason, is_certain = f"after {', '.join(before)}", False
+        else:
+            reason, is_certain = None, False
+        seconds = _last_seconds(timings / f"{stage.name}.json")
+        found[stage.name] = Expected(stage.name, reason, is_certain, seconds)
+    return list(found.values())
+
+
+def _last_seconds(file: Path) -> float | None:
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["wall_s"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def forecast_rows(expected: Sequence[Expected]) -> list[dict[str, Any]]:
+    """One row per stage, for a table."""
+    return [
+        {
+            "stage": each.stage,
+            "would": _verb(each),
+            "last time, s": "" if each.seconds is None else f"{each.seconds:.1f}",
+            "why": _shortened(each.reason or ""),
+        }
+        for each in expected
+    ]
+
+
+def _verb(each: Expected) -> str:
+    if each.reason is None:
+        return "be skipped"
+    return "run" if each.is_certain else "run if its inputs change"
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 1] + "…"
+
+
+def total(expected: Sequence[Expected]) -> str:
+    """One line: how many stages would run, and the time they took last time, one after another."""
+    would_run = [each for each in expected if each.reason is not None]
+    if not would_run:
+        return "every stage is up to date: nothing would run"
+    known = [each.seconds for each in would_run if each.seconds is not None]
+    unknown = len(would_run) - len(known)
+    note = f", without {unknown} that never ran here" if unknown else ""
+    return (
+        f"{len(would_run)} of {len(expected)} stages would run or might; last time they took "
+        f"{sum(known) / 60:.1f} min one after another{note}"
+    )

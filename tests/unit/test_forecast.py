@@ -1,0 +1,64 @@
+"""What a dry run foretells."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.dag import Stage
+from flows.forecast import FORCED, Expected, forecast, forecast_rows, total
+
+STAGES = [
+    Stage("ingest", (), ()),
+    Stage("baseline", ("ingest",), ()),
+    Stage("pretrain", ("ingest",), ()),
+    Stage("merge", ("pretrain",), ()),
+    Stage("report", ("merge", "baseline"), ()),
+]
+
+
+@pytest.fixture
+def timings(tmp_path: Path) -> Path:
+    for stage, seconds in (("pretrain", 90.0), ("merge", 30.0), ("ingest", 7.0)):
+        (tmp_path / f"{stage}.json").write_text(json.dumps({"stage": stage, "wall_s": seconds}))
+    (tmp_path / "report.json").write_text("{")
+    return tmp_path
+
+
+def test_a_change_runs_its_stage_and_perhaps_all_that_follow(timings: Path) -> None:
+    found = forecast(STAGES, {"pretrain": "changed params: max_steps modified"}, set(), timings)
+    assert found == [
+        Expected("ingest", None, False, 7.0),
+        Expected("baseline", None, False, None),
+        Expected("pretrain", "changed params: max_steps modified", True, 90.0),
+        Expected("merge", "after pretrain", False, 30.0),
+        Expected("report", "after merge", False, None),
+    ]
+    assert [row["would"] for row in forecast_rows(found)] == [
+        "be skipped",
+        "be skipped",
+        "run",
+        "run if its inputs change",
+        "run if its inputs change",
+    ]
+    assert total(found) == (
+        "3 of 5 stages would run or might; last time they took 2.0 min one after another, "
+        "without 1 that never ran here"
+    )
+
+
+def test_a_forced_stage_runs_without_a_change(timings: Path) -> None:
+    found = forecast(STAGES, {}, {"merge"}, timings)
+    assert [each.reason for each in found] == [None, None, None, FORCED, "after merge"]
+
+
+def test_nothing_to_do_is_said(timings: Path) -> None:
+    assert total(forecast(STAGES, {}, set(), timings)) == (
+        "every stage is up to date: nothing would run"
+    )
+
+
+def test_a_long_reason_is_cut_for_the_table() -> None:
+    [row] = forecast_rows([Expected("ingest", "changed deps: " + "a, " * 100, True, None)])
+    assert len(row["why"]) == 120
+    assert row["why"].endswith("…")
