@@ -58,7 +58,7 @@ def _show_forecast(arguments: argparse.Namespace) -> None:
     check_data(changes)
     expected = forecast(chosen, changes, forced)
     console = _console()
-    console.print(as_table("A run would", forecast_rows(expected)))
+    console.print(as_table("A run would", forecast_rows(expected), {"would", "why"}))
     console.print(total(expected))
 
 

@@ -1,6 +1,7 @@
 """What a person reads at the end of a run: stages, scores, the model, where to look."""
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,16 @@ def show_summary(outcomes: list[Outcome], ui_url: str | None, console: Console) 
     console.print(f"Prefect UI: {ui_url or OPEN_COMMAND}", soft_wrap=True)
 
 
-def as_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Rows with the same keys as a table; numbers to the right."""
+def as_table(title: str, rows: list[dict[str, Any]], texts: Container[str] = ()) -> Table:
+    """Rows with the same keys as a table; columns but the first and `texts` stand to the right."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for number, name in enumerate(rows[0]):
         is_name = number == 0
         table.add_column(
-            name, justify="left" if is_name else "right", overflow="fold", no_wrap=is_name
+            name,
+            justify="left" if is_name or name in texts else "right",
+            overflow="fold",
+            no_wrap=is_name,
         )
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
