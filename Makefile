@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup data demo real pico retrain repro profile test lint bench ui serve s3-up s3-down
+.PHONY: help setup data demo real pico retrain repro profile test lint bench check ui serve s3-up s3-down
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ lint: setup  ## ruff, basedpyright, import-linter
 
 bench: setup  ## Speed and memory against the peers, as ratios of one run
 	for script in tests/benchmark/bench_*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+
+check: setup  ## Whether a run could start and end here: packages, data, disk, server, GPUs, store
+	$(RUN) flows.check
 
 ui: setup  ## Open the Prefect UI of the local runs
 	$(RUN) flows.ui

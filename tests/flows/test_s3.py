@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import fsspec
 import psutil
 import pytest
 
 from flows.server import free_port
+from tasks import probe
 from tasks import registry as registry_module
+from tasks.params import load_params
 from tasks.registry import Registry, fingerprint_folder
 from tasks.stage import StageError
-from tasks.storage import open_storage
+from tasks.storage import open_filesystem, open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import ROOT, Toy, wait_until
 
@@ -42,6 +45,34 @@ def test_outputs_come_back_from_the_bucket(stored: Toy):
     pulled = stored.dvc("pull", "ingest", **KEYS)
     assert pulled.returncode == 0, pulled.stderr
     assert (stored.root / "artifacts/ingest/text.txt").read_bytes() == before
+
+
+def test_the_check_tries_the_bucket_and_misses_its_versions(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    params = load_params(ROOT / "infra/profiles/sample.yaml")
+    where = {"url": "s3://samovar/checked", "endpoint_url": s3.endpoint_url}
+    params = params.model_copy(update={"store": params.store.model_copy(update=where)})
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    found = list(probe.store(params))
+    assert [level for level, _ in found] == ["ok", "warning"]
+    assert "bucket samovar keeps no versions" in found[1][1]
+    assert open_storage(where["url"], s3.endpoint_url).list() == []
+    filesystem, _ = open_filesystem("s3://samovar", s3.endpoint_url)
+    status = {"Status": "Enabled"}
+    filesystem.call_s3("put_bucket_versioning", Bucket="samovar", VersioningConfiguration=status)
+    try:
+        assert [level for level, _ in probe.store(params)] == ["ok"]
+    finally:
+        status = {"Status": "Suspended"}
+        filesystem.call_s3(
+            "put_bucket_versioning", Bucket="samovar", VersioningConfiguration=status
+        )
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    fsspec.filesystem("s3").clear_instance_cache()
+    with pytest.raises(StageError, match="AWS_SECRET_ACCESS_KEY"):
+        next(probe.store(params))
 
 
 def test_no_key_reaches_a_file(stored: Toy):

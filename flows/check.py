@@ -1,0 +1,178 @@
+"""Whether a run could start and end here: `python -m flows.check` (`make check`).
+
+Looks, in seconds, at what would otherwise stop a run after hours: packages, params.yaml, the
+checkout, its data, the disk, the Prefect server, GPUs, the store and its keys.
+"""
+
+import http
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.dag import changed, check_data
+from flows.errors import FlowError
+from flows.locks import check_checkout_is_free
+from flows.server import running_server
+from tasks.params import ParamsError, load_params
+
+LOCK = Path("requirements.lock")
+PROBE_WAIT_S = 15.0
+"""The whole check ends within 20 s, whatever does not answer."""
+FEW_BYTES, LITTLE_BYTES = 2 * 2**30, 20 * 2**30
+MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[bold red]ERROR[/]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    level: str
+    """ok, warning or error."""
+    text: str
+
+
+def main() -> None:
+    """Print every finding; exit 1 if one of them would stop a run."""
+    console = Console(soft_wrap=True, highlight=False)
+    worst = 0
+    for finding in findings():
+        console.print(f"{finding.name:<12} {MARKS[finding.level]}  ", end="")
+        console.print(finding.text, markup=False)
+        worst = max(worst, list(MARKS).index(finding.level))
+    if worst == list(MARKS).index("error"):
+        sys.exit("a run would fail here: see ERROR above")
+
+
+def findings() -> Iterator[Finding]:
+    """Every finding, as it is found; nothing that needs params.yaml when it cannot be used."""
+    for name, check in CHECKS.items():
+        try:
+            for level, text in check():
+                yield Finding(name, level, text)
+        except (FlowError, ParamsError) as error:
+            yield Finding(name, "error", str(error))
+            if name == "params.yaml":
+                return
+    yield from _probe()
+
+
+def packages(lock: Path = LOCK) -> Iterator[tuple[str, str]]:
+    """Installed versions beside those of requirements.lock."""
+    pinned = dict(
+        line.split("==", 1)
+        for line in lock.read_text(encoding="utf-8").splitlines()
+        if re.match(r"[A-Za-z0-9._-]+==", line)
+    )
+    differing = []
+    for name, version in pinned.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        # a build for one kind of processor, 2.13.0+cpu, is the version
+        if found.split("+")[0] != version.split(";")[0].strip():
+            differing.append(f"{name} {found}, pinned {version}")
+    if differing:
+        yield "warning", f"not as in {lock}: {'; '.join(differing)}. Run `make setup`"
+    else:
+        yield "ok", f"{len(pinned)} packages as in {lock}"
+
+
+def parameters() -> Iterator[tuple[str, str]]:
+    """Whether params.yaml can be used."""
+    params = load_params()
+    yield "ok", f"publishes {params.publish.name}"
+
+
+def checkout() -> Iterator[tuple[str, str]]:
+    """Whether a run could hold the checkout, and its data are those that are recorded."""
+    check_checkout_is_free(Path.cwd())
+    check_data(changed())
+    yield "ok", "free, and its .dvc files match their data"
+
+
+def disk(root: Path = Path()) -> Iterator[tuple[str, str]]:
+    """Free space where artifacts and DVC's cache lie."""
+    free = shutil.disk_usage(root).free
+    text = f"{free / 2**30:.0f} GiB free in {root.resolve()}"
+    if free < FEW_BYTES:
+        yield "error", f"{text}: a run needs more, free space"
+    elif free < LITTLE_BYTES:
+        yield "warning", f"{text}: every training keeps two checkpoints of weights and moments"
+    else:
+        yield "ok", text
+
+
+def server() -> Iterator[tuple[str, str]]:
+    """Whether the Prefect server that would be used answers, and is of our version."""
+    address = os.environ.get("PREFECT_API_URL") or running_server()
+    if address is None:
+        yield "ok", "none set: a run starts one of its own"
+        return
+    ours = importlib.metadata.version("prefect")
+    request = urllib.request.Request(f"{address.rstrip('/')}/admin/version")  # noqa: S310 - http(s) by its user's word
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    if secret:
+        request.add_header("Authorization", f"Basic {b64encode(secret.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            theirs = json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
+            yield "error", f"{address} refuses: set PREFECT_API_AUTH_STRING to user:password"
+        else:
+            yield "error", f"{address} answers HTTP {error.code}: is it a Prefect server's /api?"
+    except (OSError, ValueError) as error:
+        yield "error", f"cannot reach {address} ({error}): start it, or unset PREFECT_API_URL"
+    else:
+        if theirs == ours:
+            yield "ok", f"{address}, version {ours}"
+        else:
+            yield "error", f"{address} is Prefect {theirs}, this is {ours}: run equal versions"
+
+
+CHECKS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+    "packages": packages,
+    "params.yaml": parameters,
+    "checkout": checkout,
+    "disk": disk,
+    "server": server,
+}
+
+
+def _probe() -> Iterator[Finding]:
+    """What `python -m tasks.probe` finds, as far as it gets in its time."""
+    command = [sys.executable, "-m", "tasks.probe"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PROBE_WAIT_S, check=False
+        )
+        output, trouble = done.stdout, done.stderr.strip() if done.returncode else ""
+    except subprocess.TimeoutExpired as expired:
+        raw = expired.stdout or b""
+        output = raw.decode() if isinstance(raw, bytes) else raw
+        trouble = (
+            f"no answer within {PROBE_WAIT_S:.0f} s after the lines above: check store.url, "
+            "store.endpoint_url and the network"
+        )
+    for line in output.splitlines():
+        yield Finding(**json.loads(line))
+    if trouble:
+        yield Finding("probe", "error", trouble)
+
+
+if __name__ == "__main__":
+    main()

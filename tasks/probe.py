@@ -1,0 +1,160 @@
+"""Whether what a run needs outside of its checkout is there: `python -m tasks.probe`.
+
+One JSON line per finding, as they come, for `python -m flows.check`. It writes one small object
+into the store and removes it; no stage runs this.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.ingest.locations import source_files
+from tasks.params import Params, load_params
+from tasks.stage import StageError
+from tasks.storage import open_filesystem, open_storage
+
+Level = Literal["ok", "warning", "error"]
+
+PROBE_OBJECT = "probe.txt"
+CONTENT = b"written by python -m flows.check\n"
+API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
+ANSWER_WAIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    level: Level
+    text: str
+
+
+def main() -> None:
+    """Print every finding."""
+    params = load_params()
+    for name, probe in PROBES.items():
+        try:
+            for level, text in probe(params):
+                _print(Finding(name, level, text))
+        except StageError as error:
+            _print(Finding(name, "error", str(error)))
+
+
+def _print(finding: Finding) -> None:
+    sys.stdout.write(json.dumps(dataclasses.asdict(finding), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def processors(params: Params) -> Iterator[tuple[Level, str]]:
+    """Threads and GPUs that section compute asks for."""
+    compute = params.compute
+    cores = os.cpu_count() or 1
+    if compute.threads > cores:
+        yield "warning", f"compute.threads is {compute.threads}, but there are {cores} cores"
+    gpus = 0 if compute.device == "cpu" else _count_gpus()
+    if compute.device == "cuda" and not gpus:
+        yield (
+            "error",
+            "compute.device is cuda, but torch sees no GPU: set it to auto or cpu",
+        )
+    elif gpus and compute.processes > gpus:
+        yield (
+            "error",
+            f"compute.processes is {compute.processes}, one per GPU, but there are {gpus}: "
+            f"set it to {gpus}",
+        )
+    else:
+        on = f"{gpus} GPUs" if gpus else f"{cores} cores, no GPU"
+        yield "ok", f"{on}; compute.processes is {compute.processes}"
+
+
+def _count_gpus() -> int:
+    import torch  # takes seconds, and a profile for the CPU does not ask
+
+    return torch.cuda.device_count()
+
+
+def store(params: Params) -> Iterator[tuple[Level, str]]:
+    """Whether the store can be written and read, and keeps what is overwritten."""
+    where = params.store
+    storage = open_storage(where.url, where.endpoint_url)
+    storage.write_bytes(PROBE_OBJECT, CONTENT)
+    if storage.read_bytes(PROBE_OBJECT) != CONTENT:
+        yield "error", f"{where.url} gives other bytes back than were written: do not use it"
+        return
+    try:
+        storage.delete(PROBE_OBJECT)
+        rights = "can be written, read and deleted from"
+    except StageError:
+        rights = f"can be written and read, not deleted from ({PROBE_OBJECT} stays)"
+    yield "ok", f"{where.url} {rights}"
+    if where.url.startswith("s3://"):
+        bucket = where.url.removeprefix("s3://").split("/")[0]
+        filesystem, _ = open_filesystem(where.url, where.endpoint_url)
+        if not filesystem.is_bucket_versioned(bucket):  # pyright: ignore[reportAttributeAccessIssue]  # of s3fs
+            yield (
+                "warning",
+                f"bucket {bucket} keeps no versions: what is overwritten or deleted is gone for "
+                "good; switch versioning on",
+            )
+
+
+def corpora(params: Params) -> Iterator[tuple[Level, str]]:
+    """The files of every source, and the folders of the evaluation tasks."""
+    faults = 0
+    for name, source in params.ingest.sources.items():
+        try:
+            source_files(name, source, params.data.corpus, params.store.endpoint_url)
+        except StageError as error:
+            faults += 1
+            yield "error", str(error)
+    benchmark = open_storage(params.data.benchmark, params.store.endpoint_url)
+    missing = [task for task in params.evaluate.tasks if not benchmark.exists(task)]
+    if missing:
+        faults += 1
+        yield "error", f"{params.data.benchmark} has no folder {', '.join(missing)}"
+    if not faults:
+        yield (
+            "ok",
+            f"{len(params.ingest.sources)} sources in {params.data.corpus}, "
+            f"{len(params.evaluate.tasks)} tasks in {params.data.benchmark}",
+        )
+
+
+def llm(params: Params) -> Iterator[tuple[Level, str]]:
+    """Whether the endpoint that writes queries answers and takes the key."""
+    endpoint = params.synthesize.endpoint
+    if endpoint is None:
+        yield "ok", "no endpoint: queries are written offline"
+        return
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    address = f"{endpoint.base_url.rstrip('/')}/models"
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"})  # noqa: S310 - as params.yaml has it
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_WAIT_S) as answer:  # noqa: S310
+            yield "ok", f"{endpoint.base_url} answers ({answer.status})"
+    except urllib.error.HTTPError as error:
+        if error.code in {401, 403}:
+            yield "error", f"{address} refuses (HTTP {error.code}): set {API_KEY_VARIABLE}"
+        else:  # not every endpoint lists its models
+            yield "ok", f"{endpoint.base_url} answers (HTTP {error.code} for the list of models)"
+    except OSError as error:
+        yield "error", f"cannot reach {endpoint.base_url} ({error}): check synthesize.endpoint"
+
+
+PROBES: dict[str, Callable[[Params], Iterator[tuple[Level, str]]]] = {
+    "processors": processors,
+    "corpora": corpora,
+    "llm": llm,
+    "store": store,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The doctor's checks of this machine, against a server and a lock file of the test."""
+
+import http.server
+import importlib.metadata
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flows import check
+from tasks import probe
+from tasks.params import Params, load_params
+from tasks.sections.data import Endpoint
+
+PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
+
+
+@contextmanager
+def answering(status: int, content: object) -> Iterator[str]:
+    """Address of a server that gives this answer to every request that bears a secret, else 401."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_known = self.headers.get("Authorization", "").endswith(("c2VjcmV0", "secret"))
+            self.send_response(status if is_known else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_packages_that_differ_are_named(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    version = importlib.metadata.version("pytest")
+    lock.write_text(f"# pinned\npytest=={version}\npluggy==0.0.1\nno-such-thing==1.0\n")
+    [(level, text)] = check.packages(lock)
+    assert level == "warning"
+    assert "pluggy" in text
+    assert "no-such-thing missing, pinned 1.0" in text
+    assert "pytest " not in text
+    lock.write_text(f"pytest=={version}\n")
+    assert next(check.packages(lock)) == ("ok", f"1 packages as in {lock}")
+
+
+@pytest.mark.parametrize(
+    ("free", "level"), [(2**30, "error"), (5 * 2**30, "warning"), (2**40, "ok")]
+)
+def test_the_disk_is_judged_by_its_free_bytes(
+    free: int, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        pass
+
+    Usage.free = free
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda _: Usage)
+    assert next(check.disk())[0] == level
+
+
+def test_a_server_of_another_version_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = importlib.metadata.version("prefect")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:secret")  # base64 ends in c2VjcmV0
+    for version, level in (("2.0.0", "error"), (ours, "ok")):
+        with answering(200, version) as address:
+            monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+            [(found, text)] = check.server()
+        assert (found, version in text) == (level, True)
+
+
+def test_a_server_that_refuses_or_is_down_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    with answering(200, "3") as address:
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+        [(level, text)] = check.server()
+    assert (level, "PREFECT_API_AUTH_STRING" in text) == ("error", True)
+    [(level, text)] = check.server()  # by now it is down
+    assert (level, "cannot reach" in text) == ("error", True)
+
+
+def test_bad_params_end_the_check_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "CHECKS", {"params.yaml": check.parameters, "disk": check.disk})
+    monkeypatch.chdir(tmp_path)
+    [finding] = check.findings()
+    assert (finding.name, finding.level) == ("params.yaml", "error")
+
+
+def test_a_probe_that_hangs_is_cut_off_and_what_it_found_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    line = json.dumps({"name": "store", "level": "ok", "text": "there"})
+    (tmp_path / "tasks" / "probe.py").write_text(
+        f"import time\nprint({line!r}, flush=True)\ntime.sleep(60)"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "PROBE_WAIT_S", 3.0)
+    found, cut = check._probe()
+    assert found == check.Finding("store", "ok", "there")
+    assert (cut.level, "no answer within 3 s" in cut.text) == ("error", True)
+
+
+def params_with(**sections: dict[str, object]) -> Params:
+    params = load_params(PROFILE)
+    update = {
+        name: getattr(params, name).model_copy(update=values) for name, values in sections.items()
+    }
+    return params.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("compute", "gpus", "level", "text"),
+    [
+        ({"device": "cuda"}, 0, "error", "sees no GPU"),
+        ({"device": "auto", "processes": 4}, 2, "error", "processes is 4, one per GPU"),
+        ({"device": "auto", "processes": 2}, 2, "ok", "2 GPUs"),
+        ({"device": "cpu", "processes": 4}, 2, "ok", "no GPU"),
+        ({"device": "cpu", "threads": 10**6}, 0, "warning", "compute.threads is 1000000"),
+    ],
+)
+def test_more_gpus_than_there_are_is_an_error(
+    compute: dict[str, object],
+    gpus: int,
+    level: str,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "_count_gpus", lambda: gpus)
+    found = next(probe.processors(params_with(compute={"threads": 1} | compute)))
+    assert (found[0], text in found[1]) == (level, True), found
+
+
+def test_missing_sources_and_tasks_are_all_named(tmp_path: Path) -> None:
+    (tmp_path / "bench" / "SampleSTS").mkdir(parents=True)
+    data = {"corpus": str(tmp_path / "train"), "benchmark": str(tmp_path / "bench")}
+    params = params_with(data=data)
+    found = list(probe.corpora(params))
+    assert {level for level, _ in found} == {"error"}
+    assert len(found) == len(params.ingest.sources) + 1
+    assert "SampleRetrieval" in found[-1][1]
+    assert "SampleSTS" not in found[-1][1]
+
+
+def test_a_folder_as_store_is_tried_and_left_empty(tmp_path: Path) -> None:
+    store = {"url": str(tmp_path / "store"), "endpoint_url": None}
+    assert next(probe.store(params_with(store=store)))[0] == "ok"
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_an_endpoint_without_its_key_or_that_is_down_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def found(address: str) -> tuple[str, str]:
+        endpoint = Endpoint(
+            base_url=f"{address}/v1", model="m", concurrency=1, timeout_s=1.0, max_retries=0,
+            max_backoff_s=1.0, temperature=0.0, min_score=3,
+        )  # fmt: skip
+        return next(probe.llm(params_with(synthesize={"endpoint": endpoint})))
+
+    monkeypatch.delenv(probe.API_KEY_VARIABLE, raising=False)
+    with answering(200, {"data": []}) as address:
+        level, text = found(address)
+        assert (level, probe.API_KEY_VARIABLE in text) == ("error", True)
+        monkeypatch.setenv(probe.API_KEY_VARIABLE, "secret")
+        assert found(address)[0] == "ok"
+    with answering(404, {}) as address:
+        assert found(address)[0] == "ok"
+    level, text = found(address)
+    assert (level, "cannot reach" in text) == ("error", True)
