@@ -131,6 +131,11 @@ def test_server_of_a_run_dies_with_it(sleeper: Toy):
     assert not is_alive(training)
 
 
+def state_name(toy: Toy, run: str) -> str:
+    body = {"flow_runs": {"id": {"any_": [run]}}}
+    return api(toy, "flow_runs/filter", body)[0]["state_name"]
+
+
 def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
     """The run is started by the schedule's own process, as in production.
 
@@ -144,17 +149,18 @@ def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
         schedule = found["schedules"][0]["schedule"]
         assert (schedule["cron"], schedule["timezone"]) == ("0 0 1 1 *", "UTC")
         assert found["global_concurrency_limit"]["limit"] == 1
+        assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
         deployment = found["id"]
         parameters = {"stages": ["training@balanced"], "force": ["training@balanced"]}
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         run = api(sleeper, f"deployments/{deployment}/create_flow_run", body)["id"]
         training = sleeper.pid("training-balanced")
+        second = api(sleeper, f"deployments/{deployment}/create_flow_run", body)["id"]
+        wait_until(lambda: state_name(sleeper, second) == "Cancelled", 40)
+        assert is_alive(training)
         state = {"state": {"type": "CANCELLING"}}
         api(sleeper, f"flow_runs/{run}/set_state", state)
         wait_until((sleeper.root / "knobs" / "training-balanced.asked").exists)
         wait_until(lambda: not is_alive(training), GONE_S)
-        body = {"flow_runs": {"id": {"any_": [run]}}}
-        wait_until(
-            lambda: api(sleeper, "flow_runs/filter", body)[0]["state_name"] == "Cancelled", 40
-        )
+        wait_until(lambda: state_name(sleeper, run) == "Cancelled", 40)
         server.terminate()
