@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.dag import Stage
+from tasks.params import Cost
 
 TIMINGS = Path("artifacts/timings")
 """Written by the stages; stays when a stage does not run."""
@@ -85,15 +86,17 @@ def _shortened(reason: str) -> str:
     return reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 1] + "…"
 
 
-def total(expected: Sequence[Expected]) -> str:
-    """One line: how many stages would run, and the time they took last time, one after another."""
+def total(expected: Sequence[Expected], cost: Cost) -> str:
+    """One line: how many stages would run, and what that took and cost, one after another."""
     would_run = [each for each in expected if each.reason is not None]
     if not would_run:
         return "every stage is up to date: nothing would run"
     known = [each.seconds for each in would_run if each.seconds is not None]
     unknown = len(would_run) - len(known)
     note = f", without {unknown} that never ran here" if unknown else ""
+    price = cost.of(sum(known))
+    money = "" if price is None else f" and cost {price}"
     return (
         f"{len(would_run)} of {len(expected)} stages would run or might; last time they took "
-        f"{sum(known) / 60:.1f} min one after another{note}"
+        f"{sum(known) / 60:.1f} min one after another{money}{note}"
     )

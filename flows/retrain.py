@@ -15,7 +15,7 @@ from flows.server import use_server
 from flows.settings import use_settings
 from flows.summary import as_table, show_summary
 from flows.terminal import say, use_terminal
-from tasks.params import ParamsError, load_params
+from tasks.params import Cost, ParamsError, load_params
 
 PLAIN_WIDTH = 140
 
@@ -35,9 +35,9 @@ def _retrain(arguments: argparse.Namespace) -> None:
     check_checkout_is_free(Path.cwd())
     if arguments.profile:
         install_profile(arguments.profile, arguments.data)
-    load_params()
+    params = load_params()
     if arguments.dry_run:
-        _show_forecast(arguments)
+        _show_forecast(arguments, params.cost)
         return
     use_settings()
     use_terminal()
@@ -50,7 +50,7 @@ def _retrain(arguments: argparse.Namespace) -> None:
     show_summary(outcomes, url if stays_up else None, _console())
 
 
-def _show_forecast(arguments: argparse.Namespace) -> None:
+def _show_forecast(arguments: argparse.Namespace, cost: Cost) -> None:
     every = read_stages()
     chosen = select(every, arguments.stages) if arguments.stages else every
     forced = {stage.name for stage in select(every, arguments.force or [])}
@@ -59,7 +59,7 @@ def _show_forecast(arguments: argparse.Namespace) -> None:
     expected = forecast(chosen, changes, forced)
     console = _console()
     console.print(as_table("A run would", forecast_rows(expected), {"would", "why"}))
-    console.print(total(expected))
+    console.print(total(expected, cost))
 
 
 def _console() -> Console:

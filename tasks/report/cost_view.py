@@ -27,7 +27,7 @@ TABLES = ("ingest/examples", "ingest/development", "ingest/documents", "ingest/e
 
 
 def cost_view(run: Run) -> dict[str, Any]:
-    """Wall time and peak memory per stage; a stage without a record did not run on this machine."""
+    """Wall time, price and peak memory per stage; one without a record did not run here."""
     timings = run.timings()
     names = [name for stage in STAGES for name in _runs_of(run, stage)]
     longest = max((own["wall_s"] for own in timings.values()), default=0) or 1
@@ -39,13 +39,20 @@ def cost_view(run: Run) -> dict[str, Any]:
         if own is not None:
             row |= {
                 "time": numbers.duration(own["wall_s"]),
+                "price": run.params.cost.of(own["wall_s"]),
                 "time_width": round(100 * own["wall_s"] / longest, 1),
                 "memory": numbers.memory(own["peak_bytes"]),
                 "memory_width": round(100 * own["peak_bytes"] / largest, 1),
             }
         rows.append(row)
     total = sum(timings[name]["wall_s"] for name in names if name in timings)
-    return {"rows": rows, "total": numbers.duration(total) if total else None}
+    price = run.params.cost.of(total)
+    return {
+        "rows": rows,
+        "total": numbers.duration(total) if total else None,
+        "price": price,
+        "columns": 4 if price is None else 5,
+    }
 
 
 def inputs_view(run: Run) -> dict[str, Any]:

@@ -83,6 +83,21 @@ class Publish(Section):
     """Folder below artifacts/ that is published."""
 
 
+class Cost(Section):
+    """Section cost: money in the report and in a dry run; no other output depends on it."""
+
+    machine_hour: NonNegativeFloat | None
+    """Price of an hour of the machine that runs the stages; null where money is not shown."""
+    currency: Name
+    """What the price is in."""
+
+    def of(self, seconds: float) -> str | None:
+        """Price of so many seconds, with its currency; None without a price."""
+        if self.machine_hour is None:
+            return None
+        return f"{self.machine_hour * seconds / 3600:.2f} {self.currency}"
+
+
 class Store(Section):
     """Section store: where artifacts and published models live; keys come from the environment."""
 

@@ -7,6 +7,9 @@ import pytest
 
 from flows.dag import Stage
 from flows.forecast import FORCED, Expected, forecast, forecast_rows, total
+from tasks.params import Cost
+
+FREE = Cost(machine_hour=None, currency="USD")
 
 STAGES = [
     Stage("ingest", (), ()),
@@ -41,9 +44,16 @@ def test_a_change_runs_its_stage_and_perhaps_all_that_follow(timings: Path) -> N
         "run if its inputs change",
         "run if its inputs change",
     ]
-    assert total(found) == (
+    assert total(found, FREE) == (
         "3 of 5 stages would run or might; last time they took 2.0 min one after another, "
         "without 1 that never ran here"
+    )
+
+
+def test_a_price_is_that_of_the_time_it_took(timings: Path) -> None:
+    found = forecast(STAGES, {"pretrain": "changed"}, set(), timings)
+    assert "took 2.0 min one after another and cost 0.10 EUR, without" in total(
+        found, Cost(machine_hour=3.0, currency="EUR")
     )
 
 
@@ -53,7 +63,7 @@ def test_a_forced_stage_runs_without_a_change(timings: Path) -> None:
 
 
 def test_nothing_to_do_is_said(timings: Path) -> None:
-    assert total(forecast(STAGES, {}, set(), timings)) == (
+    assert total(forecast(STAGES, {}, set(), timings), FREE) == (
         "every stage is up to date: nothing would run"
     )
 

@@ -163,6 +163,21 @@ def test_peak_memory_stands_beside_the_time_of_a_stage(run):
     assert re.search(r"pretrain\s*1\s*min 09\s*s\s*1\.5\s*GiB", text)
 
 
+def test_money_is_shown_where_an_hour_has_a_price(folder, params):
+    write_run(folder / "artifacts", params)
+    timing = {"stage": "pretrain", "wall_s": 5400.0, "peak_bytes": 1}
+    write_json(folder / "artifacts" / "timings" / "pretrain.json", timing)
+
+    def page_of(price):
+        cost = params.cost.model_copy(update={"machine_hour": price})
+        priced = params.model_copy(update={"cost": cost})
+        return report_page(Run(params=priced, artifacts=folder / "artifacts"))
+
+    assert "3.00 USD</td>" in page_of(2.0)
+    Page(page_of(2.0))
+    assert "USD</td>" not in page_of(None)
+
+
 def test_removed_blocks_are_marked(run):
     text = Page(report_page(run)).text
     assert re.findall(r"block (\d), removed", text) == ["5", "6"]
