@@ -20,6 +20,7 @@ from prefect.tasks import Task
 
 from flows.errors import StageFailedError
 from flows.process import stream
+from flows.reasons import reason_of
 from flows.remote import refusal_hint
 from flows.terminal import say_output, say_stage
 
@@ -150,7 +151,8 @@ def _run(name: str, command: list[str]) -> list[str]:
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     status = stream(command, _line_writer(name, tail))
     if status:
-        message = f"{name} failed with status {status}"
+        reason = reason_of(tail)
+        message = f"{name} failed with status {status}{'' if reason is None else f', {reason}'}"
         say_stage(name, f"FAILED with status {status}")
         raise StageFailedError("\n".join([f"{message}; its last lines:", *tail]))
     return list(tail)

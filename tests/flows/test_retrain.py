@@ -3,7 +3,9 @@
 import contextlib
 import fcntl
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -79,6 +81,16 @@ def test_a_state_seen_before_comes_from_the_run_cache(ran: Toy):
     assert status == 0, output
     assert ran.order() == ["ingest"]
     assert task_states(ran, last_run(ran))["ingest"] == "Cached"
+
+
+def test_a_killed_stage_is_said_to_have_been_killed(toy: Toy):
+    toy.knob("training-balanced.sleep", "60")
+    with toy.start() as flow:
+        os.kill(toy.pid("training-balanced"), signal.SIGKILL)
+        output, _ = flow.communicate(timeout=120)
+    assert flow.returncode == 1
+    assert re.search(r"training@balanced failed with status \d+, it was killed \(SIGKILL\)", output)
+    assert "it was killed (SIGKILL)" in last_run(toy)["state"]["message"]
 
 
 def test_failed_stage_fails_the_run_with_its_last_lines_and_other_branches_finish(toy: Toy):
