@@ -47,6 +47,13 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
         )
 
 
+def show_history(rows: list[dict[str, Any]]) -> None:
+    """Create the table of the last retrainings, as it is at the end of this one."""
+    create_table_artifact(
+        key="retrainings", table=rows, description="The last retrainings of this checkout"
+    )
+
+
 def metrics_text(files: tuple[Path, ...]) -> str:
     """A markdown table of the numbers in metrics files; empty when none of them exists."""
     rows = [

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows import artifacts
+from flows import artifacts, history
 from flows.dag import Stage, changed, check_data, read_stages, select
 from flows.dead_runs import close_dead_runs
 from flows.errors import FlowError, StageFailedError
@@ -22,7 +23,7 @@ from flows.remote import use_remote
 from flows.schedule import AT_ONCE, CHAMPION, Kind, Outcome, Step, plan, run_steps
 from flows.stage import push, push_insistently, run_hook, run_stage
 from flows.terminal import say, use_terminal
-from tasks.params import load_params
+from tasks.params import Params, load_params
 
 PUBLISH = "publish"
 
@@ -67,16 +68,36 @@ def retrain(
         changes = changed()
         check_data(changes)
         open_run()
+        keep = _Keeper(params)
         try:
             runner = PrefectRunner(forced)
             outcomes = _run_stages(runner, chosen, {*changes, *forced})
             outcomes += _finish(runner, chosen, is_whole=chosen == every)
             if publish and chosen == every:
                 outcomes += _publish(runner)
-        except BaseException:
+        except BaseException as error:
             stop_all()
+            keep.end([], error)
             raise
+        keep.end(outcomes, None)
     return outcomes
+
+
+class _Keeper:
+    """Adds this run to the history when it ends."""
+
+    def __init__(self, params: Params) -> None:
+        self._params = params
+        self._date = datetime.now(UTC)
+        self._started = time.monotonic()
+
+    def end(self, outcomes: list[Outcome], error: BaseException | None) -> None:
+        """Add it, and show the table unless the run is being stopped from outside."""
+        seconds = time.monotonic() - self._started
+        text = None if error is None else str(error) or type(error).__name__
+        history.add(history.describe(self._date, seconds, outcomes, text, self._params))
+        if error is None or isinstance(error, FlowError):
+            artifacts.show_history(history.history_rows(history.last(), self._params))
 
 
 class PrefectRunner:

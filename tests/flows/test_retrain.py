@@ -91,6 +91,8 @@ def test_a_killed_stage_is_said_to_have_been_killed(toy: Toy):
     assert flow.returncode == 1
     assert re.search(r"training@balanced failed with status \d+, it was killed \(SIGKILL\)", output)
     assert "it was killed (SIGKILL)" in last_run(toy)["state"]["message"]
+    kept = (toy.root / ".samovar" / "history.jsonl").read_text().splitlines()[-1]
+    assert json.loads(kept)["result"].startswith("failed: training@balanced failed with status")
 
 
 def test_failed_stage_fails_the_run_with_its_last_lines_and_other_branches_finish(toy: Toy):
@@ -163,6 +165,9 @@ def test_run_shows_its_stages_and_metrics_as_artifacts(ran_template, prefect_ser
     ladder = [{"rung": "final", "mean": "50.0", "SampleSTS": "25.0"}]
     assert json.loads(texts["score-ladder"]) == ladder
     assert (ran_template / "artifacts/report/index.html").as_uri() in texts["report"]
+    [kept] = json.loads(texts["retrainings"])
+    assert (kept["stages run"], kept["mean"]) == (6, "50.0")
+    assert kept["result"].startswith("green")
 
 
 def test_stage_that_ends_waits_for_a_dvc_typed_by_hand(toy: Toy):

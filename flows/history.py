@@ -1,0 +1,107 @@
+"""The last retrainings of this checkout: when, how long, how good, and what became of them."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.schedule import Outcome
+from flows.settings import STATE
+from flows.summary import PUBLISHED
+from flows.tables import LADDER, points, read_ladder
+from tasks.params import Params
+
+FILE = STATE / "history.jsonl"
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """One run of the flow."""
+
+    started: str
+    """UTC, to the second."""
+    seconds: float
+    ran: int
+    """Stages that were not up to date."""
+    mean: float | None
+    """Of the rung that is published, 0-1; None when the run did not come to its report."""
+    result: str
+
+
+def describe(
+    started: datetime,
+    seconds: float,
+    outcomes: Sequence[Outcome],
+    error: str | None,
+    params: Params,
+) -> Retraining:
+    """What is kept of a run that has just ended.
+
+    Args:
+        started: When it began.
+        seconds: How long it took.
+        outcomes: How its steps ended; empty when it failed.
+        error: Why it failed.
+        params: Name the rung whose mean is kept.
+    """
+    stages = [outcome for outcome in outcomes if outcome.kind == "stage"]
+    has_report = any(outcome.name == "report" for outcome in stages)
+    return Retraining(
+        started=started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+        seconds=round(seconds, 1),
+        ran=sum(outcome.is_new for outcome in stages),
+        mean=_mean(params.report.after) if has_report else None,
+        result=_result(outcomes, error),
+    )
+
+
+def _mean(rung: str) -> float | None:
+    return next((row["mean"] for row in read_ladder(LADDER) if row["rung"] == rung), None)
+
+
+def _result(outcomes: Sequence[Outcome], error: str | None) -> str:
+    if error is not None:
+        return f"failed: {error.strip().splitlines()[0] if error.strip() else 'stopped'}"
+    if any(outcome.name == "publish" for outcome in outcomes) and PUBLISHED.exists():
+        published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+        if published.get("is_new"):
+            return f"published {published['version']}"
+    return "green, nothing new published"
+
+
+def add(retraining: Retraining, file: Path = FILE) -> None:
+    """Append it; a line is written whole or, by a process that dies meanwhile, not read again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(asdict(retraining), ensure_ascii=False) + "\n")
+
+
+def last(file: Path = FILE) -> list[Retraining]:
+    """The last of them, newest first; lines that cannot be read are left out."""
+    found: list[Retraining] = []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, TypeError):
+            found.append(Retraining(**json.loads(line)))
+        if len(found) == SHOWN:
+            break
+    return found
+
+
+def history_rows(retrainings: Sequence[Retraining], params: Params) -> list[dict[str, Any]]:
+    """One row per run, for a table."""
+    return [
+        {
+            "started (UTC)": each.started,
+            "minutes": f"{each.seconds / 60:.1f}",
+            "stages run": each.ran,
+            "mean": points(each.mean),
+            "cost": params.cost.of(each.seconds) or "",
+            "result": each.result,
+        }
+        for each in retrainings
+    ]

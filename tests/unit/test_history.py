@@ -1,0 +1,72 @@
+"""What is kept of a retraining."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flows import history
+from flows.history import Retraining
+from flows.schedule import Outcome
+from tasks.params import Params, load_params
+
+PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
+BEGAN = datetime(2026, 3, 1, 3, 0, 5, tzinfo=UTC)
+REPORT = Outcome("report", "stage", "Completed", 2.0, "")
+SKIPPED = Outcome("ingest", "stage", "Skipped", 0.0, "")
+PUBLISH = Outcome("publish", "hook", "Completed", 1.0, "")
+LADDER = [
+    {"rung": "random", "mean": 0.1, "tasks": {}},
+    {"rung": "final", "mean": 0.668, "tasks": {}},
+]
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(PROFILE)
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (
+        ("artifacts/report/ladder.json", LADDER),
+        (".samovar/published.json", {"is_new": True, "version": "v0003-ab"}),
+    ):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_a_run_that_published_names_the_version_and_its_mean(params: Params) -> None:
+    outcomes = [SKIPPED, REPORT, PUBLISH]
+    assert history.describe(BEGAN, 90.04, outcomes, None, params) == Retraining(
+        "2026-03-01 03:00:05", 90.0, 1, 0.668, "published v0003-ab"
+    )
+
+
+def test_a_run_of_one_stage_has_no_mean_and_publishes_nothing(params: Params) -> None:
+    found = history.describe(BEGAN, 1.0, [SKIPPED], None, params)
+    assert (found.ran, found.mean, found.result) == (0, None, "green, nothing new published")
+
+
+def test_a_failed_run_keeps_the_first_line(params: Params) -> None:
+    found = history.describe(BEGAN, 1.0, [], "merge failed with status 255\nlines", params)
+    assert found.result == "failed: merge failed with status 255"
+
+
+def test_the_last_twenty_come_back_newest_first_without_broken_lines(params: Params) -> None:
+    runs = [Retraining(f"run {number}", 60.0, 1, 0.5, "green") for number in range(25)]
+    for run in runs:
+        history.add(run)
+    with history.FILE.open("a") as file:
+        file.write('{"started": "cut o')
+    assert history.last() == runs[:4:-1]
+    price = params.cost.model_copy(update={"machine_hour": 6.0})
+    [row] = history.history_rows(runs[:1], params.model_copy(update={"cost": price}))
+    assert list(row.values()) == ["run 0", "1.0", 1, "50.0", "0.10 USD", "green"]
+
+
+def test_no_run_yet_is_no_error() -> None:
+    assert history.last() == []
