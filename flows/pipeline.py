@@ -95,7 +95,10 @@ class _Keeper:
         """Add it, and show the table unless the run is being stopped from outside."""
         seconds = time.monotonic() - self._started
         text = None if error is None else str(error) or type(error).__name__
-        history.add(history.describe(self._date, seconds, outcomes, text, self._params))
+        try:
+            history.add(history.describe(self._date, seconds, outcomes, text, self._params))
+        except OSError as trouble:  # a full disk, which must not hide why the run failed
+            say(f"this run is missing in {history.FILE}: {trouble}")
         if error is None or isinstance(error, FlowError):
             artifacts.show_history(history.history_rows(history.last(), self._params))
 

@@ -18,8 +18,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
+from flows.artifacts import artifact_key
 from flows.errors import StageFailedError
 from flows.process import stream
+from flows.progress import StageProgress
 from flows.reasons import reason_of
 from flows.remote import refusal_hint
 from flows.terminal import say_output, say_stage
@@ -160,11 +162,13 @@ def _run(name: str, command: list[str]) -> list[str]:
 
 def _line_writer(name: str, tail: deque[str]) -> Callable[[str], None]:
     log = get_run_logger()
+    progress = StageProgress(name, artifact_key(f"progress-{name}"))
 
     def write(line: str) -> None:
         if line.startswith(HINTS):
             return
         tail.append(line)
+        progress.show(line)
         word, _, rest = line.partition(" ")
         level = LEVELS.get(word.rstrip(":"))
         log.log(level or logging.INFO, "%s", rest if level else line)

@@ -165,6 +165,10 @@ def test_run_shows_its_stages_and_metrics_as_artifacts(ran_template, prefect_ser
     ladder = [{"rung": "final", "mean": "50.0", "SampleSTS": "25.0"}]
     assert json.loads(texts["score-ladder"]) == ladder
     assert (ran_template / "artifacts/report/index.html").as_uri() in texts["report"]
+    assert texts["progress-merge"] == 75.0
+    [shown] = [each["description"] for each in found if each["key"] == "progress-merge"]
+    assert shown == "merge: step 3 of 4, loss 1.5 nats, 1 s left"
+    assert "progress-ingest" not in texts
     [kept] = json.loads(texts["retrainings"])
     assert (kept["stages run"], kept["mean"]) == (6, "50.0")
     assert kept["result"].startswith("green")

@@ -28,6 +28,9 @@ if (knobs / f"{name}.stubborn").exists():
     signal.signal(signal.SIGTERM, lambda *_: (knobs / f"{name}.asked").touch())
 (knobs / f"{name}.pid").write_text(str(os.getpid()))
 print(f"INFO toy: {name} begins", flush=True)
+if name == "merge":
+    print("INFO toy: step 1/4 loss 2.5 nats, 3 s left", flush=True)
+    print("INFO toy: step 3/4 loss 1.5 nats, 1 s left", flush=True)
 if (knobs / f"{name}.fail").exists():
     for number in range(40):
         print(f"ERROR toy: trouble {number} in {name}", flush=True)
