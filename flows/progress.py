@@ -34,7 +34,7 @@ class StageProgress:
         text = f"{self._stage}: step {step} of {steps}, {rest}"
         try:
             if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, self._key, text)
+                self._artifact = create_progress_artifact(percent, self._key, text)  # pyright: ignore[reportAttributeAccessIssue]  # typed as if it had to be awaited
             else:
                 update_progress_artifact(self._artifact, percent, text)
         except Exception as error:  # noqa: BLE001 - whatever the server answers
