@@ -28,7 +28,7 @@ from flows.server import running_server
 from tasks.params import ParamsError, load_params
 
 LOCK = Path("requirements.lock")
-PROBE_WAIT_S = 15.0
+SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 14.0
 """The whole check ends within 20 s, whatever does not answer."""
 FEW_BYTES, LITTLE_BYTES = 2 * 2**30, 20 * 2**30
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[bold red]ERROR[/]"}
@@ -128,7 +128,7 @@ def server() -> Iterator[tuple[str, str]]:
     if secret:
         request.add_header("Authorization", f"Basic {b64encode(secret.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=SERVER_WAIT_S) as answer:  # noqa: S310
             theirs = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         if error.code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:

@@ -26,7 +26,7 @@ class Expected:
     """False where only a stage before it would run: its outputs may turn out the same, and what
     ran before with the same inputs comes from DVC's run cache."""
     seconds: float | None
-    """Its last run on this machine; None when it never ran here."""
+    """Its last run on this machine; None where none is on record."""
 
 
 def forecast(
@@ -93,7 +93,7 @@ def total(expected: Sequence[Expected], cost: Cost) -> str:
         return "every stage is up to date: nothing would run"
     known = [each.seconds for each in would_run if each.seconds is not None]
     unknown = len(would_run) - len(known)
-    note = f", without {unknown} that never ran here" if unknown else ""
+    note = f", without {unknown} that no time is known of" if unknown else ""
     price = cost.of(sum(known))
     money = "" if price is None else f" and cost {price}"
     return (

@@ -25,8 +25,8 @@ class Retraining:
     started: str
     """UTC, to the second."""
     seconds: float
-    ran: int
-    """Stages that were not up to date."""
+    ran: int | None
+    """Stages that were not up to date; None for a run that failed."""
     mean: float | None
     """Of the rung that is published, 0-1; None when the run did not come to its report."""
     result: str
@@ -53,7 +53,7 @@ def describe(
     return Retraining(
         started=started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         seconds=round(seconds, 1),
-        ran=sum(outcome.is_new for outcome in stages),
+        ran=None if error is not None else sum(outcome.is_new for outcome in stages),
         mean=_mean(params.report.after) if has_report else None,
         result=_result(outcomes, error),
     )
@@ -98,7 +98,7 @@ def history_rows(retrainings: Sequence[Retraining], params: Params) -> list[dict
         {
             "started (UTC)": each.started,
             "minutes": f"{each.seconds / 60:.1f}",
-            "stages run": each.ran,
+            "stages run": "" if each.ran is None else each.ran,
             "mean": points(each.mean),
             "cost": params.cost.of(each.seconds) or "",
             "result": each.result,

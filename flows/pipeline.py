@@ -92,15 +92,18 @@ class _Keeper:
         self._started = time.monotonic()
 
     def end(self, outcomes: list[Outcome], error: BaseException | None) -> None:
-        """Add it, and show the table unless the run is being stopped from outside."""
+        """Add it, and show the table unless the run is being stopped from outside.
+
+        A full disk or a lost server must not hide why the run failed: that is said beside it.
+        """
         seconds = time.monotonic() - self._started
         text = None if error is None else str(error) or type(error).__name__
         try:
             history.add(history.describe(self._date, seconds, outcomes, text, self._params))
-        except OSError as trouble:  # a full disk, which must not hide why the run failed
-            say(f"this run is missing in {history.FILE}: {trouble}")
-        if error is None or isinstance(error, FlowError):
-            artifacts.show_history(history.history_rows(history.last(), self._params))
+            if error is None or isinstance(error, FlowError):
+                artifacts.show_history(history.history_rows(history.last(), self._params))
+        except Exception as trouble:  # noqa: BLE001 - whatever the server answers
+            say(f"this run is missing in the history or its table: {trouble}")
 
 
 class PrefectRunner:

@@ -4,18 +4,17 @@ One JSON line per finding, as they come, for `python -m flows.check`. It writes 
 into the store and removes it; no stage runs this.
 """
 
-import dataclasses
 import json
 import os
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from tasks.ingest.locations import source_files
 from tasks.params import Params, load_params
+from tasks.sections.data import API_KEY_VARIABLE
 from tasks.stage import StageError
 from tasks.storage import open_filesystem, open_storage
 
@@ -23,17 +22,7 @@ Level = Literal["ok", "warning", "error"]
 
 PROBE_OBJECT = "probe.txt"
 CONTENT = b"written by python -m flows.check\n"
-API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
 ANSWER_WAIT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    level: Level
-    text: str
 
 
 def main() -> None:
@@ -42,13 +31,14 @@ def main() -> None:
     for name, probe in PROBES.items():
         try:
             for level, text in probe(params):
-                _print(Finding(name, level, text))
+                _print(name, level, text)
         except StageError as error:
-            _print(Finding(name, "error", str(error)))
+            _print(name, "error", str(error))
 
 
-def _print(finding: Finding) -> None:
-    sys.stdout.write(json.dumps(dataclasses.asdict(finding), ensure_ascii=False) + "\n")
+def _print(name: str, level: Level, text: str) -> None:
+    finding = {"name": name, "level": level, "text": text}
+    sys.stdout.write(json.dumps(finding, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
@@ -89,12 +79,14 @@ def store(params: Params) -> Iterator[tuple[Level, str]]:
     if storage.read_bytes(PROBE_OBJECT) != CONTENT:
         yield "error", f"{where.url} gives other bytes back than were written: do not use it"
         return
+    trouble = None
     try:
         storage.delete(PROBE_OBJECT)
-        rights = "can be written, read and deleted from"
-    except StageError:
-        rights = f"can be written and read, not deleted from ({PROBE_OBJECT} stays)"
-    yield "ok", f"{where.url} {rights}"
+    except StageError as error:
+        trouble = error
+    yield "ok", f"{where.url} can be written and read"
+    if trouble is not None:
+        yield "warning", f"{PROBE_OBJECT} stays in the store, deleting failed: {trouble}"
     if where.url.startswith("s3://"):
         bucket = where.url.removeprefix("s3://").split("/")[0]
         filesystem, _ = open_filesystem(where.url, where.endpoint_url)

@@ -17,6 +17,8 @@ import xxhash
 from model.writing import writing
 from tasks.stage import StageError, read_json, write_json
 
+CLASS_TASKS = ("classification", "clustering")
+"""Tasks whose rows are texts with labels."""
 EXAMPLE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

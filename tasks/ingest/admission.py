@@ -20,7 +20,7 @@ from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.quarantine import Place, Quarantine
 from tasks.ingest.readers import BATCH_ROWS, Fault, Row, read_rows
 from tasks.ingest.spool import Spool
-from tasks.records import text_id
+from tasks.records import CLASS_TASKS, text_id
 from tasks.sections.data import Ingest, Source
 from tasks.stage import StageError
 
@@ -154,7 +154,7 @@ class Admission:
     ) -> None:
         if task == "documents":
             self._duplicates.check_document(candidate.row, prints[-1].key)
-        elif task in {"classification", "clustering"}:
+        elif task in CLASS_TASKS:
             self._duplicates.check_labelled(candidate, source, prints[0].key)
         else:
             pair = prints[: 1 + len(candidate.positives)]

@@ -12,9 +12,9 @@ from tasks.ingest.admission import Admitted
 from tasks.ingest.classes import ClassPairs
 from tasks.ingest.in_domain import InDomain
 from tasks.ingest.quarantine import Place, Quarantine
-from tasks.ingest.split import CLASS_TASKS, holds_key, is_development, query_keys, sample
+from tasks.ingest.split import holds_key, is_development, query_keys, sample
 from tasks.ingest.spool import Spool
-from tasks.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
+from tasks.records import CLASS_TASKS, DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
 from tasks.sections.data import Ingest
 from tasks.stage import StageError
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from tasks.ingest.readers import Values
-from tasks.records import normalise_text
+from tasks.records import CLASS_TASKS, normalise_text
 from tasks.sections.data import Ingest, Source
 
 _SAME_TEXT_TASKS = {"retrieval", "nli", "bitext"}
@@ -79,7 +79,7 @@ class RowParser:
 
     def _positives(self, values: Values) -> list[str]:
         column = self.source.fields.positive
-        if column is None or self.source.task in {"classification", "clustering"}:
+        if column is None or self.source.task in CLASS_TASKS:
             return []
         given = values[column]
         items = given if isinstance(given, list) else [given]

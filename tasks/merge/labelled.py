@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from tasks.params import Prompts
 from tasks.prompts import query_prompt
+from tasks.records import CLASS_TASKS
 
-LABELLED_TASKS = ("classification", "clustering")
 TEXTS_PER_CLASS = 16
 """Training texts whose mean stands for a class; every candidate encodes them again."""
 
@@ -58,7 +58,7 @@ def select_labelled(
 
 
 def _rows(table: pa.Table, sources: list[str] | None = None) -> pa.Table:
-    is_wanted = np.isin(table["task"].to_pylist(), LABELLED_TASKS)
+    is_wanted = np.isin(table["task"].to_pylist(), CLASS_TASKS)
     if sources is not None:
         is_wanted &= np.isin(table["source"].to_pylist(), sources)
     columns = ["id", "task", "source", "query", "label"]

@@ -147,8 +147,12 @@ class Validate(Section):
     """Share of the read rows that ingest may reject."""
 
 
+API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
+"""Environment variable with the key of the endpoint."""
+
+
 class Endpoint(Section):
-    """An OpenAI-compatible chat endpoint; the key comes from SAMOVAR_LLM_API_KEY."""
+    """An OpenAI-compatible chat endpoint; its key comes from the environment."""
 
     base_url: str
     """Address up to and with /v1."""

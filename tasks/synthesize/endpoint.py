@@ -6,14 +6,13 @@ import os
 import time
 from pathlib import Path
 
-from tasks.sections.data import Endpoint, Synthesize
+from tasks.sections.data import API_KEY_VARIABLE, Endpoint, Synthesize
 from tasks.stage import StageError
 from tasks.synthesize.cache import AnswerCache, open_cache
 from tasks.synthesize.client import ChatClient
 from tasks.synthesize.dialogue import Dialogue
 from tasks.synthesize.drafts import Document, Drafts
 
-API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
 CACHE = Path(".samovar/llm-cache/answers.sqlite")
 LOG_EVERY_S = 5.0
 

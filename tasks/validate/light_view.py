@@ -11,8 +11,9 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
+from tasks.records import CLASS_TASKS
+
 SLICE_ROWS = 100_000
-CLASS_TASKS = ("classification", "clustering")
 
 
 def fields_view(table: pa.Table, expected: pa.Schema) -> pd.DataFrame:

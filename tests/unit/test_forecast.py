@@ -46,7 +46,7 @@ def test_a_change_runs_its_stage_and_perhaps_all_that_follow(timings: Path) -> N
     ]
     assert total(found, FREE) == (
         "3 of 5 stages would run or might; last time they took 2.0 min one after another, "
-        "without 1 that never ran here"
+        "without 1 that no time is known of"
     )
 
 

@@ -54,6 +54,8 @@ def test_a_run_of_one_stage_has_no_mean_and_publishes_nothing(params: Params) ->
 def test_a_failed_run_keeps_the_first_line(params: Params) -> None:
     found = history.describe(BEGAN, 1.0, [], "merge failed with status 255\nlines", params)
     assert found.result == "failed: merge failed with status 255"
+    assert found.ran is None, "which stages ran is not known here"
+    assert history.history_rows([found], params)[0]["stages run"] == ""
 
 
 def test_the_last_twenty_come_back_newest_first_without_broken_lines(params: Params) -> None:
