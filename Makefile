@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup data demo real pico retrain repro profile test lint bench check ui serve s3-up s3-down
+.PHONY: help setup data demo real pico retrain repro pull profile test lint bench check ui serve s3-up s3-down
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ retrain: setup  ## Run params.yaml as it stands
 
 repro: setup  ## The same stages without Prefect
 	dvc repro
+
+pull: setup  ## Fetch data and outputs of this commit from the store
+	$(RUN) flows.pull
 
 profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 	$(RUN) flows.profile $(PROFILE)

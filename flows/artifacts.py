@@ -54,6 +54,13 @@ def show_history(rows: list[dict[str, Any]]) -> None:
     )
 
 
+def show_version(markdown: str) -> None:
+    """Create the page of the published version."""
+    create_markdown_artifact(
+        key="published-version", markdown=markdown, description="The published version"
+    )
+
+
 def metrics_text(files: tuple[Path, ...]) -> str:
     """A markdown table of the numbers in metrics files; empty when none of them exists."""
     rows = [

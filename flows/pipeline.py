@@ -1,4 +1,4 @@
-"""The flow: every stage of dvc.yaml as a task, in DVC's order, then push, check and publish."""
+"""The flow: new data, the stages of dvc.yaml as tasks in DVC's order, push, check, publish, tag."""
 
 import time
 from collections.abc import Callable
@@ -18,11 +18,14 @@ from flows.dag import Stage, changed, check_data, read_stages, select
 from flows.dead_runs import close_dead_runs
 from flows.errors import FlowError, StageFailedError
 from flows.locks import clean_rwlock, hold_checkout
+from flows.news import find_imports
 from flows.process import open_run, stop_all
+from flows.record import record_version
 from flows.remote import use_remote
 from flows.schedule import AT_ONCE, CHAMPION, Kind, Outcome, Step, plan, run_steps
-from flows.stage import push, push_insistently, run_hook, run_stage
+from flows.stage import push, push_insistently, run_hook, run_stage, update
 from flows.terminal import say, use_terminal
+from flows.version import checkout, read_version
 from tasks.params import Params, load_params
 
 PUBLISH = "publish"
@@ -30,6 +33,7 @@ PUBLISH = "publish"
 TASKS: dict[Kind, Task[..., Any]] = {
     "stage": run_stage,
     "hook": run_hook,
+    "update": update,
     "push": push,
     "last push": push_insistently,
 }
@@ -65,16 +69,18 @@ def retrain(
         every = read_stages()
         chosen = select(every, stages) if stages else every
         forced = {stage.name for stage in select(every, force or [])}
-        changes = changed()
-        check_data(changes)
         open_run()
         keep = _Keeper(params)
         try:
             runner = PrefectRunner(forced)
-            outcomes = _run_stages(runner, chosen, {*changes, *forced})
+            outcomes = _update_data(runner)
+            changes = changed()
+            check_data(changes)
+            outcomes += _run_stages(runner, chosen, {*changes, *forced})
             outcomes += _finish(runner, chosen, is_whole=chosen == every)
             if publish and chosen == every:
                 outcomes += _publish(runner)
+                _record(root, params)
         except BaseException as error:
             stop_all()
             keep.end([], error)
@@ -128,6 +134,8 @@ class PrefectRunner:
                 parameters = {"is_stale": is_stale, "is_forced": forced, "blocked_by": blocked_by}
             case "push" | "last push":
                 parameters = {"stages": list(step.targets)}
+            case "update":
+                parameters = {"file": step.targets[0]}
         future = task.submit(step.name, **parameters, wait_for=edges)
         self._futures[step.name] = future
         future.add_done_callback(lambda _future: done())
@@ -150,6 +158,14 @@ def _clean_up(root: Path) -> None:
         say(f"the run {name} had died")
 
 
+def _update_data(runner: PrefectRunner) -> list[Outcome]:
+    """Fetch what is new at the sources of imported data, before anything looks at the data."""
+    steps = [Step(f"update {name}", "update", targets=(name,)) for name in find_imports()]
+    outcomes = run_steps(steps, set(), runner)
+    _raise_failures(outcomes)
+    return outcomes
+
+
 def _run_stages(runner: PrefectRunner, chosen: list[Stage], stale: set[str]) -> list[Outcome]:
     """Run what is stale, in order, each output pushed as it is written."""
     outcomes = run_steps(plan(chosen), {*stale, CHAMPION}, runner)
@@ -164,6 +180,17 @@ def _publish(runner: PrefectRunner) -> list[Outcome]:
     outcomes = run_steps([Step(PUBLISH, "hook")], {PUBLISH}, runner)
     _raise_failures(outcomes)
     return outcomes
+
+
+def _record(root: Path, params: Params) -> None:
+    """Have git keep what was run for the published version, and show both."""
+    version = read_version(params)
+    if version is None:
+        return
+    tag = record_version(root, params.record, version.tag, version.commit_message())
+    artifacts.show_version(version.markdown(tag))
+    if tag is not None:
+        say(f"git keeps it: {' && '.join(checkout(tag))} finds everything up to date")
 
 
 def _finish(runner: PrefectRunner, chosen: list[Stage], *, is_whole: bool) -> list[Outcome]:

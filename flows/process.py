@@ -15,6 +15,9 @@ from pathlib import Path
 from flows import leash
 from flows.errors import FlowError
 
+DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
+"""Without the flag DVC gives up after 3 s, also when it locks again after hours of training."""
+
 KILL_AFTER_S = leash.GRACE_S + leash.ORPHAN_GRACE_S + 2.0
 
 

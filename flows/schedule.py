@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 from flows.dag import Stage
 
-Kind = Literal["stage", "hook", "push", "last push"]
-AT_ONCE: dict[Kind, int] = {"stage": 2, "hook": 1, "push": 1, "last push": 1}
+Kind = Literal["stage", "hook", "update", "push", "last push"]
+AT_ONCE: dict[Kind, int] = {"stage": 2, "hook": 1, "update": 1, "push": 1, "last push": 1}
 """Steps of a kind that run side by side; a push has a place of its own and delays no stage."""
 
 CHAMPION = "champion"
@@ -28,7 +28,7 @@ class Step:
     kind: Kind
     upstream: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
-    """Stages a push copies; all when empty."""
+    """Stages a push copies, all when empty; the `.dvc` file of an update."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""One DVC stage as one Prefect task, and beside it the two other kinds: a hook and a push.
+"""One DVC stage as one Prefect task, and beside it the other kinds: a hook, an update, a push.
 
 DVC decides whether a stage has work to do; Prefect shows it. A stage is never retried: DVC removes
-its outputs first, and a training resumes by itself in the next run. Only the last push is, since
-the network may come back.
+its outputs first, and a training resumes by itself in the next run. Only updates of data and the
+last push are, since the network may come back.
 """
 
 import logging
@@ -20,20 +20,24 @@ from prefect.tasks import Task
 
 from flows.artifacts import artifact_key
 from flows.errors import StageFailedError
-from flows.process import stream
+from flows.news import marked
+from flows.process import DVC, stream
 from flows.progress import StageProgress
 from flows.reasons import reason_of
 from flows.remote import refusal_hint
 from flows.terminal import say_output, say_stage
 
 TAIL_LINES = 30
-PUSH_DELAYS_S = [1.0, 3.0, 9.0]
+NETWORK_DELAYS_S = [1.0, 3.0, 9.0]
 LEVELS = {"INFO": logging.INFO, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
 REFUSED = re.compile(
     r"\b403\b|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch"
     r"|Unable to locate credentials|NoSuchBucket|[Bb]ucket .* does not exist"
 )
 """What object storage says when trying again is no use."""
+
+UNCHANGED = "didn't change, skipping"
+"""How DVC ends an update without news."""
 
 HINTS = (
     "Running stage '",
@@ -47,9 +51,6 @@ HINTS = (
     "Having any troubles?",
 )
 """Advice of DVC to a person who typed the command."""
-
-DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
-"""Without the flag DVC gives up after 3 s, also when it locks again after hours of training."""
 
 
 @task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -103,8 +104,36 @@ def run_hook(hook: str, *, blocked_by: str | None) -> State[float]:
 
 
 def _may_come_back(_task: Task[..., object], _run: TaskRun, state: State[object]) -> bool:
-    """Whether a failed push is worth another try."""
+    """Whether a failed push or update is worth another try."""
     return not REFUSED.search(state.message or "")
+
+
+@task(
+    name="update",
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(NETWORK_DELAYS_S),
+    retry_delay_seconds=NETWORK_DELAYS_S,
+    retry_condition_fn=_may_come_back,
+)
+def update(name: str, file: str) -> State[float]:
+    """Fetch the data of one imported `.dvc` file, if its source has others than it records.
+
+    Returns:
+        Completed or Skipped (nothing new), with the seconds it took.
+
+    Raises:
+        StageFailedError: The source cannot be reached or refuses; the next run tries again.
+    """
+    started = time.monotonic()
+    with marked(file):
+        lines = _run(name, [*DVC, "update", file])
+    seconds = time.monotonic() - started
+    is_new = not any(UNCHANGED in line for line in lines)
+    text = "new data" if is_new else "nothing new"
+    say_stage(name, f"{text}, {seconds:.1f} s")
+    return Completed(name="Completed" if is_new else "Skipped", message=text, data=seconds)
 
 
 @task(name="push", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -134,8 +163,8 @@ def push(name: str, stages: list[str]) -> float:
 
 push_insistently = push.with_options(
     name="last push",
-    retries=len(PUSH_DELAYS_S),
-    retry_delay_seconds=PUSH_DELAYS_S,
+    retries=len(NETWORK_DELAYS_S),
+    retry_delay_seconds=NETWORK_DELAYS_S,
     retry_condition_fn=_may_come_back,
 )
 """The push at the end of a run, when nothing waits: network errors are tried again."""

@@ -1,8 +1,8 @@
 """params.yaml as frozen, typed sections: the only place that reads the file.
 
-Every section belongs to one stage and bears its name; `data`, `prompts`, `compute`, `store` and
-`cost` are shared. An unknown key, a missing value or an impossible one is an error that names the
-file, the key, what was given and what was expected.
+Every section belongs to one stage and bears its name; `data`, `prompts`, `compute`, `store`,
+`record` and `cost` are shared. An unknown key, a missing value or an impossible one is an error
+that names the file, the key, what was given and what was expected.
 """
 
 from pathlib import Path
@@ -14,7 +14,16 @@ from pydantic_core import ErrorDetails
 
 from tasks.sections.base import Section
 from tasks.sections.data import Data, Ingest, Synthesize, Validate
-from tasks.sections.evaluation import Baseline, Cost, Evaluate, Gate, Publish, Report, Store
+from tasks.sections.evaluation import (
+    Baseline,
+    Cost,
+    Evaluate,
+    Gate,
+    Publish,
+    Record,
+    Report,
+    Store,
+)
 from tasks.sections.training import (
     Backbone,
     Compute,
@@ -61,6 +70,7 @@ class Params(Section):
     publish: Publish
     compute: Compute
     store: Store
+    record: Record
     cost: Cost
 
     @model_validator(mode="after")

@@ -98,6 +98,15 @@ class Cost(Section):
         return f"{self.machine_hour * seconds / 3600:.2f} {self.currency}"
 
 
+class Record(Section):
+    """Section record: what git keeps of a published version; no output depends on it."""
+
+    branch: Name | None
+    """Each published version becomes a commit of it and a tag; null leaves git alone."""
+    remote: Name | None
+    """Git remote that gets both, such as origin; null keeps them in this repository."""
+
+
 class Store(Section):
     """Section store: where artifacts and published models live; keys come from the environment."""
 

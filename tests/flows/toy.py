@@ -61,6 +61,12 @@ with open("knobs/order.txt", "a") as file:
     file.write(name + "\\n")
 {body}
 """
+PUBLISH_BODY = """
+import hashlib, json
+number = hashlib.sha256(pathlib.Path("artifacts/merge/text.txt").read_bytes()).hexdigest()[:8]
+result = {"version": f"v0001-{number}", "is_new": True, "address": "s3://toy/model"}
+pathlib.Path(".samovar/published.json").write_text(json.dumps(result))
+"""
 CHAMPION_BODY = """pathlib.Path("champion.json").write_text('{"mean": null}')"""
 
 
@@ -211,7 +217,9 @@ def write_toy(root: Path) -> None:
     (root / "tasks" / "champion.py").write_text(
         HOOK_SCRIPT.format(name="champion", body=CHAMPION_BODY)
     )
-    (root / "tasks" / "publish.py").write_text(HOOK_SCRIPT.format(name="publish", body=""))
+    (root / "tasks" / "publish.py").write_text(
+        HOOK_SCRIPT.format(name="publish", body=PUBLISH_BODY)
+    )
     (root / "stage.py").write_text(STAGE_SCRIPT)
     (root / "dvc.yaml").write_text(yaml.safe_dump(toy_pipeline(), sort_keys=False))
     (root / "champion.json").write_text("{}")
@@ -221,6 +229,19 @@ def write_toy(root: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
     (root / ".dvc" / "config").write_text("[core]\n    remote = store\n    analytics = false\n")
+    ignored = ("artifacts", "knobs", "store", ".samovar", "__pycache__")
+    (root / ".gitignore").write_text("".join(f"{name}/\n" for name in ignored))
+    git(root, "add", "--all")
+    git(root, "commit", "-q", "-m", "A toy")
+
+
+def git(root: Path, *arguments: str) -> str:
+    """The output of a git command, by an author of its own."""
+    author = ("-c", "user.name=Toy", "-c", "user.email=toy@localhost")
+    result = subprocess.run(
+        ["git", *author, *arguments], cwd=root, check=True, capture_output=True, text=True
+    )
+    return result.stdout.strip()
 
 
 def api(toy: Toy, path: str, body: dict[str, Any]) -> Any:

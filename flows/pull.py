@@ -1,0 +1,34 @@
+"""Fetches what the run of this commit left in the store: `python -m flows.pull`."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.errors import FlowError
+from flows.process import DVC, environment
+from flows.remote import use_remote
+from flows.terminal import say, use_terminal
+from tasks.params import ParamsError, load_params
+
+
+def main() -> None:
+    """Point DVC's remote at store.url of params.yaml, then `dvc pull`; exit with its status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.pull",
+        description="Fetch data and outputs of this commit from store.url of params.yaml.",
+    )
+    parser.add_argument("targets", nargs="*", help="stages or .dvc files; all when none is named")
+    targets = parser.parse_args().targets
+    use_terminal()
+    try:
+        store = load_params().store
+        say(f"fetching from {use_remote(Path.cwd(), store)}")
+    except (FlowError, ParamsError) as error:
+        sys.exit(str(error))
+    command = [*DVC, "pull", *targets]
+    sys.exit(subprocess.run(command, env=environment(), check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
