@@ -54,10 +54,10 @@ def show_history(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def show_version(markdown: str) -> None:
-    """Create the page of the published version."""
+def show_publication(markdown: str) -> None:
+    """Create the page that says which version is published, or why none is."""
     create_markdown_artifact(
-        key="published-version", markdown=markdown, description="The published version"
+        key="publication", markdown=markdown, description="What became of the model"
     )
 
 

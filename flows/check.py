@@ -24,6 +24,7 @@ from rich.console import Console
 from flows.dag import changed, check_data
 from flows.errors import FlowError
 from flows.locks import check_checkout_is_free
+from flows.notify import ADDRESSES, read_addresses
 from flows.server import running_server
 from tasks.params import ParamsError, load_params
 
@@ -144,12 +145,24 @@ def server() -> Iterator[tuple[str, str]]:
             yield "error", f"{address} is Prefect {theirs}, this is {ours}: run equal versions"
 
 
+def notifications() -> Iterator[tuple[str, str]]:
+    """Whether the addresses of SAMOVAR_NOTIFY can be used; nothing is sent."""
+    found, faults = read_addresses()
+    for fault in faults:
+        yield "error", fault
+    if found:
+        yield "ok", f"told how a run ends: {', '.join(each.url(privacy=True) for each in found)}"
+    elif not faults:
+        yield "ok", f"{ADDRESSES} is not set: nobody is told how a run ends"
+
+
 CHECKS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     "packages": packages,
     "params.yaml": parameters,
     "checkout": checkout,
     "disk": disk,
     "server": server,
+    "notify": notifications,
 }
 
 

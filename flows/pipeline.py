@@ -1,7 +1,7 @@
 """The flow: new data, the stages of dvc.yaml as tasks in DVC's order, push, check, publish, tag."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from flows.dead_runs import close_dead_runs
 from flows.errors import FlowError, StageFailedError
 from flows.locks import clean_rwlock, hold_checkout
 from flows.news import find_imports
+from flows.notify import tell_end, tell_published, tell_refused
 from flows.process import open_run, stop_all
 from flows.record import record_version
 from flows.remote import use_remote
 from flows.schedule import AT_ONCE, CHAMPION, Kind, Outcome, Step, plan, run_steps
 from flows.stage import push, push_insistently, run_hook, run_stage, update
 from flows.terminal import say, use_terminal
-from flows.version import checkout, read_version
+from flows.version import checkout, read_version, refusal
 from tasks.params import Params, load_params
 
 PUBLISH = "publish"
@@ -41,7 +42,14 @@ TASKS: dict[Kind, Task[..., Any]] = {
 THREADS: Any = ThreadPoolTaskRunner(max_workers=sum(AT_ONCE.values()))
 
 
-@flow(name="retrain", task_runner=THREADS, persist_result=False)
+@flow(
+    name="retrain",
+    task_runner=THREADS,
+    persist_result=False,
+    on_failure=[tell_end],
+    on_crashed=[tell_end],
+    on_cancellation=[tell_end],
+)
 def retrain(
     stages: list[str] | None = None, force: list[str] | None = None, publish: bool = True
 ) -> list[Outcome]:
@@ -80,7 +88,7 @@ def retrain(
             outcomes += _finish(runner, chosen, is_whole=chosen == every)
             if publish and chosen == every:
                 outcomes += _publish(runner)
-                _record(root, params)
+                _show_publication(root, params, outcomes)
         except BaseException as error:
             stop_all()
             keep.end([], error)
@@ -182,15 +190,25 @@ def _publish(runner: PrefectRunner) -> list[Outcome]:
     return outcomes
 
 
-def _record(root: Path, params: Params) -> None:
-    """Have git keep what was run for the published version, and show both."""
+def _show_publication(root: Path, params: Params, outcomes: list[Outcome]) -> None:
+    """Say what became of the model; have git keep what was run for a published one."""
     version = read_version(params)
     if version is None:
+        reasons = refusal()
+        artifacts.show_publication("\n".join(["Nothing published:", "", *_items(reasons)]))
+        if any(outcome.kind == "stage" and outcome.is_new for outcome in outcomes):
+            tell_refused(reasons)
         return
     tag = record_version(root, params.record, version.tag, version.commit_message())
-    artifacts.show_version(version.markdown(tag))
+    artifacts.show_publication(version.markdown(tag))
     if tag is not None:
         say(f"git keeps it: {' && '.join(checkout(tag))} finds everything up to date")
+    if version.is_new:
+        tell_published(version.tag, version.commit_message())
+
+
+def _items(lines: Iterable[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
 
 
 def _finish(runner: PrefectRunner, chosen: list[Stage], *, is_whole: bool) -> list[Outcome]:

@@ -21,6 +21,8 @@ class PublishedVersion:
     """Mean score, 0-1."""
     tasks: dict[str, float]
     """Score per task, 0-1."""
+    is_new: bool
+    """Whether this run published it."""
 
     def commit_message(self) -> str:
         """Subject with the mean, then every task."""
@@ -53,6 +55,7 @@ def read_version(params: Params, published: Path = PUBLISHED) -> PublishedVersio
         address=version["address"],
         mean=rung["mean"],
         tasks=rung["tasks"],
+        is_new=version["is_new"],
     )
 
 

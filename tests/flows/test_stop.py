@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.flows.receiver import webhook
 from tests.flows.toy import Toy, api, last_run, wait_until
 
 GONE_S = 5.0
@@ -136,6 +137,32 @@ def state_name(toy: Toy, run: str) -> str:
     return api(toy, "flow_runs/filter", body)[0]["state_name"]
 
 
+def test_a_scheduled_run_that_is_killed_is_told_by_the_schedule(sleeper: Toy):
+    """The killed process cannot speak; the one that started it can."""
+    with webhook() as (address, bodies):
+        serve = ("--cron", "0 0 1 1 *")
+        with sleeper.start(*serve, module="flows.serve", SAMOVAR_NOTIFY=address) as server:
+            run = start_scheduled(sleeper)
+            training = psutil.Process(sleeper.pid("training-balanced"))
+            flow = next(each for each in training.parents() if each.ppid() == server.pid)
+            flow.kill()
+            wait_until(lambda: bool(bodies), 90)
+            server.terminate()
+    assert bodies[0]["title"].endswith(" crashed")
+    assert state_name(sleeper, run) == "Crashed"
+    assert not is_alive(training.pid)
+
+
+def start_scheduled(toy: Toy) -> str:
+    """Have the deployment of flows.serve run training@balanced; the id of the run."""
+    name = {"deployments": {"name": {"any_": ["scheduled"]}}}
+    wait_until(lambda: bool(api(toy, "deployments/filter", name)))
+    deployment = api(toy, "deployments/filter", name)[0]["id"]
+    parameters = {"stages": ["training@balanced"], "force": ["training@balanced"]}
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return api(toy, f"deployments/{deployment}/create_flow_run", body)["id"]
+
+
 def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
     """The run is started by the schedule's own process, as in production.
 
@@ -143,19 +170,15 @@ def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
     """
     sleeper.knob("training-balanced.stubborn")
     with sleeper.start("--cron", "0 0 1 1 *", module="flows.serve") as server:
+        run = start_scheduled(sleeper)
         name = {"deployments": {"name": {"any_": ["scheduled"]}}}
-        wait_until(lambda: bool(api(sleeper, "deployments/filter", name)))
         found = api(sleeper, "deployments/filter", name)[0]
         schedule = found["schedules"][0]["schedule"]
         assert (schedule["cron"], schedule["timezone"]) == ("0 0 1 1 *", "UTC")
         assert found["global_concurrency_limit"]["limit"] == 1
         assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-        deployment = found["id"]
-        parameters = {"stages": ["training@balanced"], "force": ["training@balanced"]}
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        run = api(sleeper, f"deployments/{deployment}/create_flow_run", body)["id"]
         training = sleeper.pid("training-balanced")
-        second = api(sleeper, f"deployments/{deployment}/create_flow_run", body)["id"]
+        second = start_scheduled(sleeper)
         wait_until(lambda: state_name(sleeper, second) == "Cancelled", 40)
         assert is_alive(training)
         state = {"state": {"type": "CANCELLING"}}

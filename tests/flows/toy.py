@@ -65,6 +65,8 @@ PUBLISH_BODY = """
 import hashlib, json
 number = hashlib.sha256(pathlib.Path("artifacts/merge/text.txt").read_bytes()).hexdigest()[:8]
 result = {"version": f"v0001-{number}", "is_new": True, "address": "s3://toy/model"}
+if (pathlib.Path("knobs") / "publish.refuse").exists():
+    result = {"version": None, "is_new": False, "reasons": ["mean 0.4 is below the champion's 0.5"]}
 pathlib.Path(".samovar/published.json").write_text(json.dumps(result))
 """
 CHAMPION_BODY = """pathlib.Path("champion.json").write_text('{"mean": null}')"""

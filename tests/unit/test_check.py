@@ -174,3 +174,16 @@ def test_an_endpoint_without_its_key_or_that_is_down_is_an_error(
         assert found(address)[0] == "ok"
     level, text = found(address)
     assert (level, "cannot reach" in text) == ("error", True)
+
+
+def test_addresses_for_notices_are_read_and_their_secrets_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("SAMOVAR_NOTIFY", "json://user:hidden@127.0.0.1/ nonsense://hidden")
+    found = list(check.notifications())
+    assert [level for level, _ in found] == ["error", "ok"]
+    assert "address 2 of SAMOVAR_NOTIFY (nonsense://...)" in found[0][1]
+    assert "json://user:****@127.0.0.1" in found[1][1]
+    assert "hidden" not in str(found)
+    monkeypatch.delenv("SAMOVAR_NOTIFY")
+    assert [level for level, _ in check.notifications()] == ["ok"]
