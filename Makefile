@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup data demo real pico retrain repro pull profile test lint bench check ui serve s3-up s3-down
+.PHONY: help setup data demo real pico retrain repro pull profile test lint bench check ui up down status serve s3-up s3-down
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ check: setup  ## Whether a run could start and end here: packages, data, disk, s
 
 ui: setup  ## Open the Prefect UI of the local runs
 	$(RUN) flows.ui
+
+up down status: setup
+	$(RUN) flows.services $@ $(if $(CRON),--cron "$(CRON)") $(if $(FORCE),--force)
 
 serve: setup  ## Retrain on a schedule: make serve CRON="0 3 1 * *"
 	$(RUN) flows.serve --cron "$(or $(CRON),0 3 1 * *)"

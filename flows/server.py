@@ -15,10 +15,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from flows.errors import FlowError
 from flows.process import Processes
-from flows.settings import STATE
+from flows.settings import SERVER_AUTH, STATE
 
 HOST = "127.0.0.1"
 START_WAIT_S = 120.0
@@ -62,10 +63,7 @@ def start_server(port: int) -> Iterator[str]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     processes = Processes()
     with log_path.open("w", encoding="utf-8") as log:
-        command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
-        # the pages ask this address; without it they ask port 4200, whatever the port
-        extra = {"PREFECT_SERVER_UI_API_URL": f"{url}/api"}
-        process = processes.start([sys.executable, "-m", *command], log.fileno(), extra)
+        process = processes.start(server_command(HOST, port), log.fileno(), server_settings(url))
         try:
             deadline = time.monotonic() + START_WAIT_S
             while not is_up(f"{url}/api"):
@@ -77,6 +75,55 @@ def start_server(port: int) -> Iterator[str]:
         finally:
             ADDRESS_FILE.unlink(missing_ok=True)
             processes.close()
+
+
+def server_command(host: str, port: int) -> list[str]:
+    """The command that runs a server.
+
+    Raises:
+        FlowError: It would listen to other machines without asking for a password.
+    """
+    if not _is_loopback(host) and not os.environ.get(SERVER_AUTH):
+        raise FlowError(
+            f"a server on {host} without a password lets anybody on the network start programs "
+            f"here: set {SERVER_AUTH} to name:password, or listen on {HOST}"
+        )
+    command = ["prefect", "server", "start", "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", *command]
+
+
+def server_settings(url: str) -> dict[str, str]:
+    """What a server at this address needs in its environment beside infra/prefect.env."""
+    # the pages ask this address; without it they ask port 4200, whatever the port
+    settings = {"PREFECT_SERVER_UI_API_URL": f"{url}/api"}
+    database = os.environ.get("DATABASE_URL", "")
+    if database.startswith(("postgres://", "postgresql://")):
+        rest = database.partition("://")[2]
+        settings["PREFECT_API_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg://{rest}"
+    return settings
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def require_server() -> str:
+    """Make PREFECT_API_URL the address of a server that is up; return that of its UI.
+
+    Raises:
+        FlowError: There is none.
+    """
+    given = os.environ.get("PREFECT_API_URL") or running_server()
+    if not given:
+        raise FlowError(
+            "no Prefect server is up for this checkout: `make up` starts one, or set "
+            "PREFECT_API_URL to the address of another"
+        )
+    os.environ["PREFECT_API_URL"] = given
+    return given.removesuffix("/api")
 
 
 def running_server() -> str | None:

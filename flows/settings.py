@@ -4,12 +4,17 @@ Prefect reads its settings once, at import. Modules that import it (flows/stage.
 flows/retrain.py, flows/artifacts.py) are therefore imported after `use_settings`.
 """
 
+import contextlib
 import os
+import secrets
 from pathlib import Path
 
 SETTINGS_FILE = Path("infra/prefect.env")
 STATE = Path(".samovar")
 """Locks and Prefect's database; git-ignored, never a stage output."""
+AUTH_FILE = STATE / "prefect" / "auth"
+"""Name and password of this checkout's server, readable by its owner alone."""
+SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 
 
 def use_settings() -> None:
@@ -19,6 +24,44 @@ def use_settings() -> None:
     os.environ.setdefault("PREFECT_HOME", str((STATE / "prefect").resolve()))
     logging = Path(os.environ.get("PREFECT_LOGGING_SETTINGS_PATH", ""))
     os.environ["PREFECT_LOGGING_SETTINGS_PATH"] = str(logging.resolve())
+    if "PREFECT_API_URL" not in os.environ:
+        _use_own_auth()
+
+
+def _use_own_auth() -> None:
+    """Have the server of this checkout ask for a password, and know it.
+
+    One given as PREFECT_SERVER_API_AUTH_STRING is used instead; given empty, the server asks for
+    none and listens on loopback only (flows/server.py).
+    """
+    given = os.environ.get(SERVER_AUTH)
+    if given == "":
+        return
+    os.environ[SERVER_AUTH] = given or _own_auth()
+    os.environ.setdefault(CLIENT_AUTH, os.environ[SERVER_AUTH])
+
+
+def _own_auth() -> str:
+    AUTH_FILE.parent.mkdir(parents=True, exist_ok=True)
+    made = f"samovar:{secrets.token_urlsafe(24)}"
+    with contextlib.suppress(FileExistsError):
+        partial = AUTH_FILE.with_name(f"auth.{os.getpid()}")
+        partial.touch(mode=0o600)
+        partial.write_text(made, encoding="utf-8")
+        try:
+            os.link(partial, AUTH_FILE)  # whole or not at all, and never over another
+        finally:
+            partial.unlink()
+    return AUTH_FILE.read_text(encoding="utf-8")
+
+
+def login_hint() -> str:
+    """How to log in to the server of this checkout, without the password itself."""
+    if not os.environ.get(SERVER_AUTH):
+        return "it asks for no password"
+    if AUTH_FILE.exists() and AUTH_FILE.read_text(encoding="utf-8") == os.environ[SERVER_AUTH]:
+        return f"it asks for what stands in {AUTH_FILE}"
+    return f"it asks for what {SERVER_AUTH} says"
 
 
 def read_settings(path: Path) -> dict[str, str]:

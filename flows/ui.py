@@ -7,7 +7,7 @@ import threading
 
 from flows.errors import FlowError
 from flows.server import running_server, start_server
-from flows.settings import use_settings
+from flows.settings import login_hint, use_settings
 
 PORT = 4200
 
@@ -28,6 +28,7 @@ def main() -> None:
     try:
         with start_server(port) as url:
             logger.info("the runs of this checkout are shown at %s (Ctrl-C ends it)", url)
+            logger.info("%s", login_hint())
             threading.Event().wait()
     except KeyboardInterrupt:
         return

@@ -1,5 +1,6 @@
 """A toy checkout: the real flows/ over a small dvc.yaml whose stages take milliseconds."""
 
+import base64
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ import yaml
 
 Popen = subprocess.Popen[str]
 ROOT = Path(__file__).resolve().parents[2]
+AUTH = "toy:password of the toys"
+"""Of every Prefect server of these tests."""
 
 STAGE_SCRIPT = """
 import json, os, pathlib, signal, sys, time
@@ -189,7 +192,8 @@ def toy_environment() -> dict[str, str]:
     """The environment without what would reach into a toy checkout from outside."""
     outside = ("PREFECT_", "AWS_", "PYTHONPATH", "DVC_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
-    return clean | {"PATH": f"{Path(sys.executable).parent}:{clean['PATH']}"}
+    auth = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_API_AUTH_STRING": AUTH}
+    return clean | auth | {"PATH": f"{Path(sys.executable).parent}:{clean['PATH']}"}
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -250,7 +254,10 @@ def api(toy: Toy, path: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(  # noqa: S310 - loopback
         f"{toy.api_url}/{path}",
         data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": f"Basic {base64.b64encode(AUTH.encode()).decode()}",
+        },
     )
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
         return json.load(answer)

@@ -1,0 +1,85 @@
+"""Processes that outlive the terminal: started, found again and stopped by name."""
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from flows.process import environment
+from flows.settings import STATE
+from flows.terminal import say
+
+FOLDER = STATE / "services"
+STOP_WAIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that outlives the terminal."""
+
+    name: str
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return FOLDER / f"{self.name}.log"
+
+    @property
+    def _file(self) -> Path:
+        return FOLDER / f"{self.name}.json"
+
+    def process(self) -> psutil.Process | None:
+        """The process, if it is alive and the one that was started: ids are used again."""
+        try:
+            saved = json.loads(self._file.read_text(encoding="utf-8"))
+            process = psutil.Process(saved["pid"])
+            is_ours = process.create_time() == saved["created"]
+            return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
+        except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+            return None
+
+    def is_alive(self) -> bool:
+        """Whether its process is."""
+        return self.process() is not None
+
+    def start(self, command: list[str], extra: dict[str, str]) -> None:
+        """Start it in a session of its own."""
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                command,
+                env=environment() | extra,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        saved = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(saved), encoding="utf-8")
+        partial.rename(self._file)
+        say(f"{self.name} started, process {process.pid}, log {self.log}")
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to its group after twenty seconds."""
+        process = self.process()
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_WAIT_S)
+        except psutil.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_WAIT_S)
+        self._file.unlink(missing_ok=True)
+        say(f"{self.name} stopped")
+
+    def last_line(self) -> str:
+        """The end of its log, for a person who wonders why it is down."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return f"{lines[-1]} ({self.log})" if lines else "never started"

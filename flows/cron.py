@@ -1,0 +1,51 @@
+"""What a cron line means for a retraining: how often, and whether a run fits in between."""
+
+import asyncio
+import itertools
+
+from flows.dag import read_stages
+from flows.errors import FlowError
+from flows.forecast import forecast
+
+MONTHLY = "0 3 1 * *"
+DATES_LOOKED_AT = 60
+
+
+def check_schedule(cron: str, timezone: str) -> str | None:
+    """A warning, if a run that changes everything would take longer than the schedule gives it.
+
+    Raises:
+        FlowError: It is no schedule, or the time zone has no such name.
+    """
+    gap_s = shortest_gap_s(cron, timezone)
+    return overlap(gap_s, sum(each.seconds or 0.0 for each in forecast(read_stages(), {}, set())))
+
+
+def shortest_gap_s(cron: str, timezone: str) -> float:
+    """Seconds between two runs of the schedule that lie nearest.
+
+    Raises:
+        FlowError: It is no schedule, or the time zone has no such name.
+    """
+    from prefect.server.schemas.schedules import CronSchedule
+
+    try:
+        schedule = CronSchedule(cron=cron, timezone=timezone)
+        dates = asyncio.run(schedule.get_dates(DATES_LOOKED_AT))
+    except ValueError as error:
+        raise FlowError(
+            f"--cron {cron!r} --timezone {timezone!r} is no schedule: expected five fields such as "
+            f"{MONTHLY!r}, and a name such as Europe/Moscow ({error})"
+        ) from error
+    gaps = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(dates)]
+    return min(gaps, default=float("inf"))
+
+
+def overlap(gap_s: float, last_run_s: float) -> str | None:
+    """A warning, if a run that changes everything would take longer than the schedule gives it."""
+    if last_run_s <= gap_s:
+        return None
+    return (
+        f"warning: the schedule comes round every {gap_s / 60:.0f} min, but the stages last took "
+        f"{last_run_s / 60:.0f} min one after another: runs that come meanwhile are cancelled"
+    )

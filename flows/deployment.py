@@ -1,0 +1,158 @@
+"""What a Prefect server has to know to retrain by itself: pool, deployment, automations.
+
+Imported after `use_settings` and with PREFECT_API_URL set. Everything here may be done again; what
+is there already is brought to the same state.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    StateType,
+)
+from prefect.events import DeploymentEventTrigger, emit_event
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron
+
+from flows.pipeline import retrain
+
+POOL = "samovar"
+NAME = "scheduled"
+DATA_ARRIVED = "samovar.data.arrived"
+"""Event that starts a retraining: `python -m flows.arrived`."""
+ONE_AT_A_TIME = ConcurrencyLimitConfig(
+    limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+)
+NO_SIGN_OF_LIFE = timedelta(seconds=90)
+"""Three heartbeats of PREFECT_FLOWS_HEARTBEAT_FREQUENCY, infra/prefect.env."""
+PENDING_TOO_LONG = timedelta(minutes=5)
+ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+
+
+def register(root: Path, cron: str, timezone: str) -> None:
+    """Make pool, deployment and automations what they should be.
+
+    Args:
+        root: Checkout that the worker runs in.
+        cron: When.
+        timezone: Of `cron`.
+    """
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+    # runs are started elsewhere, so that the root has to be on the path by name
+    job = {"working_dir": str(root), "env": {"PYTHONPATH": str(root)}}
+    source: Any = retrain.from_source(source=str(root), entrypoint="flows/pipeline.py:retrain")
+    source.deploy(
+        name=NAME,
+        work_pool_name=POOL,
+        job_variables=job,
+        schedules=[Cron(cron, timezone=timezone)],
+        triggers=[DeploymentEventTrigger(expect={DATA_ARRIVED})],
+        concurrency_limit=ONE_AT_A_TIME,
+        build=False,
+        push=False,
+        print_next_steps=False,
+        ignore_warnings=True,
+    )
+    for automation in automations():
+        _replace(automation)
+
+
+def automations() -> list[AutomationCore]:
+    """What the server does by itself about runs whose process can say nothing any more."""
+    dead = EventTrigger(
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.heartbeat", *ENDS},
+        match=cast("Any", {"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=NO_SIGN_OF_LIFE,
+    )
+    stuck = EventTrigger(
+        after={"prefect.flow-run.Pending"},
+        expect={"prefect.flow-run.Running", *ENDS},
+        match=cast("Any", {"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=PENDING_TOO_LONG,
+    )
+    return [
+        _closing("samovar: no sign of life", dead, f"no heartbeat for {NO_SIGN_OF_LIFE}"),
+        _closing("samovar: never started", stuck, f"pending for {PENDING_TOO_LONG}"),
+    ]
+
+
+def tell_arrival(source: str) -> None:
+    """Emit the event that starts a retraining.
+
+    Args:
+        source: Where the data are, for the record.
+    """
+    emit_event(DATA_ARRIVED, {"prefect.resource.id": f"samovar.data.{source}"})
+
+
+def _closing(name: str, trigger: EventTrigger, message: str) -> AutomationCore:
+    action = ChangeFlowRunState(
+        state=StateType.CRASHED, name="Crashed", message=message, force=False
+    )
+    return AutomationCore(name=name, trigger=trigger, actions=[action])
+
+
+def _replace(automation: AutomationCore) -> None:
+    """Create it in place of any of its name."""
+    with get_client(sync_client=True) as client:
+        old = client.read_automations_by_name(automation.name)
+        client.create_automation(automation)
+        for each in old:
+            client.delete_automation(each.id)
+
+
+def deployment_state() -> tuple[str, str]:
+    """Whether the deployment is there and its schedule on, and when it runs next."""
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_deployment_by_name(f"{retrain.name}/{NAME}")
+        except ObjectNotFound:
+            return "missing", "`make up` makes it"
+        dates = [
+            run.expected_start_time
+            for run in client.read_flow_runs(
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])),
+                flow_run_filter=FlowRunFilter(
+                    state=FlowRunFilterState(
+                        type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+                    )
+                ),
+            )
+            if run.expected_start_time is not None
+        ]
+    if found.paused or not any(each.active for each in found.schedules):
+        return "paused", "its schedule is switched off"
+    following = f", next at {min(dates):%Y-%m-%d %H:%M} UTC" if dates else ""
+    return "ready", f"{retrain.name}/{NAME}{following}"
+
+
+def worker_state(name: str) -> str:
+    """ONLINE or OFFLINE as the server sees the worker of this name; MISSING when it never came."""
+    with get_client(sync_client=True) as client:
+        try:
+            workers = client.read_workers_for_work_pool(POOL)
+        except ObjectNotFound:
+            return "MISSING"
+    return next((str(each.status.value) for each in workers if each.name == name), "MISSING")

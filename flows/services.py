@@ -1,0 +1,231 @@
+"""Server, worker and S3 of one machine, without Docker: `python -m flows.services up|down|status`.
+
+`up` starts what is not up and leaves the rest alone, so it may be run again at any time, from a
+unit of systemd or from cron. Each service is a process of its own that outlives the terminal; its
+process id and log lie in .samovar/services.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from flows.background import Service
+from flows.cron import MONTHLY, check_schedule
+from flows.errors import FlowError
+from flows.locks import check_checkout_is_free
+from flows.server import ADDRESS_FILE, HOST, is_up, running_server, server_command, server_settings
+from flows.settings import STATE, login_hint, use_settings
+from flows.summary import as_table
+from flows.terminal import say, use_terminal
+from tasks.params import ParamsError, load_params
+
+S3_SCRIPT, S3_STATE = Path("infra/s3/server.sh"), STATE / "s3"
+PORT = 4200
+START_WAIT_S, POLL_S = 120.0, 0.2
+
+
+def main() -> None:
+    """Start, stop or look at the services; exit 1 when something is not as asked."""
+    arguments = _read_arguments()
+    use_settings()
+    use_terminal()
+    try:
+        ACTIONS[arguments.action](arguments)
+    except (FlowError, ParamsError) as error:
+        sys.exit(str(error))
+
+
+def up(arguments: argparse.Namespace) -> None:
+    """Start what is not up, and tell the server what to do when.
+
+    Raises:
+        FlowError: A service does not come up; the message names its log.
+    """
+    server = Service("server")
+    url = f"http://{HOST}:{arguments.port}"
+    if server.is_alive() and ADDRESS_FILE.exists():
+        url = ADDRESS_FILE.read_text(encoding="utf-8").removesuffix("/api")
+    # Prefect reads its settings when it is imported, here at the earliest
+    os.environ["PREFECT_API_URL"] = f"{url}/api"
+    warning = check_schedule(arguments.cron, arguments.timezone)
+    if warning is not None:
+        say(warning)
+    endpoint = _local_endpoint()
+    if endpoint is not None and not _answers(endpoint):
+        _start_s3(endpoint)
+    if not server.is_alive():
+        _start_server(server, url, server_command(arguments.host, arguments.port))
+    _register(arguments.cron, arguments.timezone)
+    worker = Service("worker")
+    if not worker.is_alive():
+        worker.start(_worker_command(), {})
+    _wait(lambda: _worker_state() == "ONLINE", worker)
+    status(arguments)
+
+
+def down(arguments: argparse.Namespace) -> None:
+    """Stop worker and server, and the S3 service if it is ours.
+
+    Raises:
+        FlowError: A run is going on and --force is not given.
+    """
+    if not arguments.force:
+        # the worker takes its runs with it
+        check_checkout_is_free(Path.cwd())
+    for name in ("worker", "server"):
+        Service(name).stop()
+    ADDRESS_FILE.unlink(missing_ok=True)
+    if S3_STATE.exists():
+        _s3("stop")
+    say("all services are stopped")
+
+
+def status(_arguments: argparse.Namespace) -> None:
+    """Show what is healthy.
+
+    Raises:
+        FlowError: Something is not.
+    """
+    rows = [
+        {"service": name, "state": state, "where": where}
+        for name, (state, where) in _states().items()
+    ]
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(as_table("Services", rows, {"state", "where"}))
+    if Service("server").is_alive():
+        console.print(f"log in: {login_hint()}", soft_wrap=True)
+    down_now = [row["service"] for row in rows if row["state"] not in {"up", "ready"}]
+    if down_now:
+        raise FlowError(f"not healthy: {', '.join(down_now)}; `make up` starts what is down")
+
+
+def _start_server(server: Service, url: str, command: list[str]) -> None:
+    other = running_server()
+    if other:
+        raise FlowError(f"{other} is up for this checkout already: end `python -m flows.ui` first")
+    server.start(command, server_settings(url))
+    _wait(lambda: is_up(f"{url}/api"), server)
+    ADDRESS_FILE.write_text(f"{url}/api", encoding="utf-8")
+
+
+def _register(cron: str, timezone: str) -> None:
+    from flows.deployment import register
+
+    register(Path.cwd(), cron, timezone)
+
+
+def _worker_command() -> list[str]:
+    from flows.deployment import POOL
+
+    name = f"{socket.gethostname()}:{Path.cwd().name}"
+    command = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
+    return [sys.executable, "-m", *command]
+
+
+def _worker_state() -> str:
+    from flows.deployment import worker_state
+
+    return worker_state(f"{socket.gethostname()}:{Path.cwd().name}")
+
+
+def _states() -> dict[str, tuple[str, str]]:
+    """Service to its state and where it is."""
+    found: dict[str, tuple[str, str]] = {}
+    url = running_server()
+    found["server"] = ("down", Service("server").last_line())
+    if url:
+        found["server"] = ("up", url.removesuffix("/api"))
+        os.environ["PREFECT_API_URL"] = url
+        from flows.deployment import deployment_state
+
+        found["deployment"] = deployment_state()
+        is_online = Service("worker").is_alive() and _worker_state() == "ONLINE"
+        where = str(Service("worker").log)
+        found["worker"] = ("up", where) if is_online else ("down", Service("worker").last_line())
+    else:
+        found["worker"] = ("unknown", "the server is down")
+    endpoint = _local_endpoint()
+    if endpoint is not None:
+        found["S3"] = ("up" if _answers(endpoint) else "down", endpoint)
+    return found
+
+
+def _local_endpoint() -> str | None:
+    """The S3 service of params.yaml, if it is one of this machine: nobody else will start it."""
+    url = load_params().store.endpoint_url
+    host = urlsplit(url).hostname if url else None
+    return url if host in {HOST, "localhost"} else None
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname or HOST, parts.port or 80), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _start_s3(endpoint: str) -> None:
+    port = urlsplit(endpoint).port
+    keys = {
+        "S3_PORT": str(port),
+        "S3_ACCESS_KEY": os.environ.get("AWS_ACCESS_KEY_ID", ""),
+        "S3_SECRET_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+    }
+    _s3("start", {name: value for name, value in keys.items() if value})
+
+
+def _s3(action: str, extra: dict[str, str] | None = None) -> None:
+    command = [str(S3_SCRIPT), str(S3_STATE), action]
+    done = subprocess.run(
+        command, env=os.environ | (extra or {}), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise FlowError(f"the S3 service did not {action}: {done.stderr.strip()}")
+    say(f"S3: {done.stdout.strip()}")
+
+
+def _wait(is_ready: Callable[[], bool], service: Service) -> None:
+    deadline = time.monotonic() + START_WAIT_S
+    while not is_ready():
+        if not service.is_alive() or time.monotonic() > deadline:
+            raise FlowError(
+                f"the {service.name} did not come up: {service.last_line()}. "
+                "`make down` clears away what did"
+            )
+        time.sleep(POLL_S)
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "up": up,
+    "down": down,
+    "status": status,
+}
+
+
+def _read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.services",
+        description="Server, worker and S3 of one machine.",
+    )
+    add = parser.add_argument
+    add("action", choices=list(ACTIONS), help="start, stop, or show what is healthy")
+    add("--cron", default=MONTHLY, help="when to retrain, as cron writes it (%(default)s)")
+    add("--timezone", default="UTC", help="of the cron line (%(default)s)")
+    add("--host", default=HOST, help="address the server listens on (%(default)s)")
+    add("--port", type=int, default=PORT, help="its port (%(default)s)")
+    add("--force", action="store_true", help="with down: also when a run is going on")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Server, worker and deployment of one machine: `python -m flows.services up|down|status`."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.server import free_port
+from flows.settings import AUTH_FILE
+from tests.flows.toy import Toy, api, toy_environment, wait_until
+
+
+def services(toy: Toy, *arguments: str, **environment: str) -> tuple[int, str]:
+    with toy.start(*arguments, module="flows.services", **environment) as process:
+        output, _ = process.communicate(timeout=150)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def up(ran_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
+    """A toy checkout whose services are up."""
+    root = tmp_path_factory.mktemp("up") / "toy"
+    subprocess.run(["cp", "-r", str(ran_template), str(root)], check=True)
+    (root / "knobs" / "order.txt").unlink()
+    port = free_port()
+    status, output = services(Toy(root, None), "up", "--port", str(port))
+    try:
+        assert status == 0, output
+        yield Toy(root, f"http://127.0.0.1:{port}/api")
+    finally:
+        services(Toy(root, None), "down", "--force")
+
+
+def local(toy: Toy) -> Toy:
+    """The same checkout, which finds its server by itself."""
+    return Toy(toy.root, None)
+
+
+def deployment(toy: Toy) -> dict[str, Any]:
+    return api(toy, "deployments/filter", {"deployments": {"name": {"any_": ["scheduled"]}}})[0]
+
+
+def runs(toy: Toy) -> list[dict[str, Any]]:
+    """Runs that are no dates of the schedule."""
+    every = api(toy, "flow_runs/filter", {})
+    return [run for run in every if not run["auto_scheduled"]]
+
+
+def start(toy: Toy, **parameters: object) -> str:
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return api(toy, f"deployments/{deployment(toy)['id']}/create_flow_run", body)["id"]
+
+
+def state(toy: Toy, run: str) -> str:
+    return api(toy, "flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})[0]["state_name"]
+
+
+def worker_pid(toy: Toy) -> int:
+    return json.loads((toy.root / ".samovar/services/worker.json").read_text())["pid"]
+
+
+def test_up_may_be_said_twice_and_status_tells_what_is_healthy(up: Toy):
+    before = worker_pid(up)
+    status, output = services(local(up), "up")
+    assert status == 0, output
+    assert worker_pid(up) == before
+    assert len(api(up, "automations/filter", {})) == 3, "two of ours, one of the deployment"
+    status, output = services(local(up), "status")
+    assert status == 0, output
+    assert "retrain/scheduled, next at" in output
+
+
+def test_a_run_started_in_the_ui_is_run_by_the_worker_in_the_checkout(up: Toy):
+    run = start(up)
+    wait_until(lambda: state(up, run) == "Completed", 90)
+    assert (up.root / "knobs" / "order.txt").read_text().split() == ["champion", "publish"]
+
+
+def test_the_news_that_data_arrived_starts_a_run(up: Toy):
+    known = {run["id"] for run in runs(up)}
+    with local(up).start("s3://bucket/raw", module="flows.arrived") as told:
+        output, _ = told.communicate(timeout=60)
+    assert told.returncode == 0, output
+    wait_until(lambda: any(run["id"] not in known for run in runs(up)), 60)
+    new = next(run for run in runs(up) if run["id"] not in known)
+    wait_until(lambda: state(up, new["id"]) == "Completed", 90)
+
+
+def test_a_dead_worker_is_seen_and_started_again(up: Toy):
+    dead = psutil.Process(worker_pid(up))
+    dead.kill()
+    wait_until(lambda: not dead.is_running() or dead.status() == psutil.STATUS_ZOMBIE)
+    status, output = services(local(up), "status")
+    assert status == 1
+    assert "not healthy: worker" in output
+    status, output = services(local(up), "up")
+    assert status == 0, output
+    assert worker_pid(up) != dead.pid
+
+
+def test_services_are_not_stopped_under_a_run(up: Toy):
+    up.knob("training-balanced.sleep", "120")
+    run = start(up, stages=["training@balanced"], force=["training@balanced"])
+    training = up.pid("training-balanced")
+    status, output = services(local(up), "down")
+    assert status == 1
+    assert "another run holds this checkout" in output
+    up.unset("training-balanced.sleep")
+    wait_until(lambda: state(up, run) == "Completed", 60)
+    assert not psutil.pid_exists(training)
+
+
+def test_no_server_listens_to_others_without_a_password(toy: Toy):
+    status, output = services(
+        local(toy),
+        "up",
+        "--host",
+        "0.0.0.0",  # noqa: S104
+        PREFECT_SERVER_API_AUTH_STRING="",
+    )
+    assert status == 1
+    assert "set PREFECT_SERVER_API_AUTH_STRING to name:password" in output
+
+
+def test_without_a_given_password_one_is_made_and_asked_for(toy: Toy):
+    port = free_port()
+    clean = {name: value for name, value in toy_environment().items() if "AUTH" not in name}
+    command = [sys.executable, "-m", "flows.ui", "--port", str(port)]
+    address = f"http://127.0.0.1:{port}/api/admin/version"
+    with subprocess.Popen(command, cwd=toy.root, env=clean) as server:
+        try:
+            wait_until(lambda: (toy.root / ".samovar/prefect/server.url").exists(), 120)
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(address, timeout=30)
+            file = toy.root / AUTH_FILE
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            name, _, password = file.read_text().partition(":")
+            assert name == "samovar"
+            assert len(password) >= 32
+            alone = {**clean, "PATH": os.environ["PATH"]}
+            run = [sys.executable, "-m", "flows.retrain", "--stages", "ingest"]
+            done = subprocess.run(
+                run, cwd=toy.root, env=alone, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert f"http://127.0.0.1:{port}" in done.stderr
+        finally:
+            server.terminate()
