@@ -47,6 +47,11 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
         )
 
 
+def show_forecast(rows: list[dict[str, Any]], text: str) -> None:
+    """Create the table of what a run would do."""
+    create_table_artifact(key="dry-run", table=rows, description=text)
+
+
 def show_history(rows: list[dict[str, Any]]) -> None:
     """Create the table of the last retrainings, as it is at the end of this one."""
     create_table_artifact(

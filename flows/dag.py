@@ -72,6 +72,19 @@ def select(stages: list[Stage], names: Iterable[str]) -> list[Stage]:
     return chosen
 
 
+def after(stages: list[Stage], name: str) -> set[str]:
+    """The stage called `name` and all that reads of it, directly or through others.
+
+    Raises:
+        FlowError: The name is no stage.
+    """
+    found = {stage.name for stage in select(stages, [name])}
+    for stage in stages:
+        if found & set(stage.upstream):
+            found.add(stage.name)
+    return found
+
+
 def changed() -> dict[str, str]:
     """What is not up to date: stage or .dvc file to a short reason. Hashes changed files only."""
     try:

@@ -1,43 +1,36 @@
 """The flow: new data, the stages of dvc.yaml as tasks in DVC's order, push, check, publish, tag."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import allow_failure, flow
-from prefect.futures import PrefectFuture
+from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.tasks import Task
 
 from flows import artifacts, history
-from flows.dag import Stage, changed, check_data, read_stages, select
+from flows.dag import Stage, after, changed, check_data, read_stages, select
 from flows.dead_runs import close_dead_runs
 from flows.errors import FlowError, StageFailedError
+from flows.forecast import forecast, forecast_rows, total
 from flows.locks import clean_rwlock, hold_checkout
 from flows.news import find_imports
 from flows.notify import tell_end, tell_published, tell_refused
 from flows.process import open_run, stop_all
+from flows.profile import install_profile
 from flows.record import record_version
 from flows.remote import use_remote
-from flows.schedule import AT_ONCE, CHAMPION, Kind, Outcome, Step, plan, run_steps
-from flows.stage import push, push_insistently, run_hook, run_stage, update
+from flows.runner import PrefectRunner
+from flows.schedule import AT_ONCE, CHAMPION, Outcome, Step, plan, run_steps
 from flows.terminal import say, use_terminal
 from flows.version import checkout, read_version, refusal
 from tasks.params import Params, load_params
 
 PUBLISH = "publish"
 
-TASKS: dict[Kind, Task[..., Any]] = {
-    "stage": run_stage,
-    "hook": run_hook,
-    "update": update,
-    "push": push,
-    "last push": push_insistently,
-}
 # untyped, since Prefect's TaskRunner is invariant in its kind of future
 THREADS: Any = ThreadPoolTaskRunner(max_workers=sum(AT_ONCE.values()))
 
@@ -51,7 +44,12 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=sum(AT_ONCE.values()))
     on_cancellation=[tell_end],
 )
 def retrain(
-    stages: list[str] | None = None, force: list[str] | None = None, publish: bool = True
+    stages: list[str] | None = None,
+    force: list[str] | None = None,
+    publish: bool = True,
+    from_stage: str | None = None,
+    profile: str | None = None,
+    dry_run: bool = False,
 ) -> list[Outcome]:
     """Bring the stages up to date, push their outputs, publish the model if the gate lets it.
 
@@ -59,6 +57,9 @@ def retrain(
         stages: Only these, without what they depend on; all when empty.
         force: Run these even when nothing has changed.
         publish: Whether a full run ends with `python -m tasks.publish`.
+        from_stage: Run this one and all that follow it even when nothing has changed.
+        profile: First make params.yaml a copy of this file of infra/profiles.
+        dry_run: Only show what would run, why, how long it took last time and what it costs.
 
     Returns:
         How each step ended.
@@ -70,30 +71,50 @@ def retrain(
     """
     use_terminal()
     root = Path.cwd()
-    params = load_params()
     with hold_checkout(root):
+        if profile:
+            install_profile(profile)
+        params = load_params()
         _clean_up(root)
         say(f"outputs go to {use_remote(root, params.store)}")
         every = read_stages()
         chosen = select(every, stages) if stages else every
         forced = {stage.name for stage in select(every, force or [])}
-        open_run()
-        keep = _Keeper(params)
-        try:
-            runner = PrefectRunner(forced)
-            outcomes = _update_data(runner)
-            changes = changed()
-            check_data(changes)
-            outcomes += _run_stages(runner, chosen, {*changes, *forced})
-            outcomes += _finish(runner, chosen, is_whole=chosen == every)
-            if publish and chosen == every:
-                outcomes += _publish(runner)
-                _show_publication(root, params, outcomes)
-        except BaseException as error:
-            stop_all()
-            keep.end([], error)
-            raise
-        keep.end(outcomes, None)
+        forced |= after(every, from_stage) if from_stage else set()
+        if dry_run:
+            expected = forecast(chosen, changed(), forced)
+            artifacts.show_forecast(forecast_rows(expected), total(expected, params.cost))
+            return []
+        return _run(root, params, chosen, forced, is_whole=chosen == every, publish=publish)
+
+
+def _run(
+    root: Path,
+    params: Params,
+    chosen: list[Stage],
+    forced: set[str],
+    *,
+    is_whole: bool,
+    publish: bool,
+) -> list[Outcome]:
+    """Everything that starts processes; whatever ends it, none of them is left."""
+    open_run()
+    keep = _Keeper(params)
+    try:
+        runner = PrefectRunner(forced)
+        outcomes = _update_data(runner)
+        changes = changed()
+        check_data(changes)
+        outcomes += _run_stages(runner, chosen, {*changes, *forced})
+        outcomes += _finish(runner, chosen, is_whole=is_whole)
+        if publish and is_whole:
+            outcomes += _publish(runner)
+            _show_publication(root, params, outcomes)
+    except BaseException as error:
+        stop_all()
+        keep.end([], error)
+        raise
+    keep.end(outcomes, None)
     return outcomes
 
 
@@ -118,44 +139,6 @@ class _Keeper:
                 artifacts.show_history(history.history_rows(history.last(), self._params))
         except Exception as trouble:  # noqa: BLE001 - whatever the server answers
             say(f"this run is missing in the history or its table: {trouble}")
-
-
-class PrefectRunner:
-    """Runs each step as a Prefect task."""
-
-    def __init__(self, forced: set[str]) -> None:
-        self._forced = forced
-        self._futures: dict[str, PrefectFuture[float]] = {}
-        self._started: dict[str, float] = {}
-
-    def start(
-        self, step: Step, *, is_stale: bool, blocked_by: str | None, done: Callable[[], None]
-    ) -> None:
-        """Submit `step`; all it waits for has ended, so the edges only draw the graph."""
-        edges = [allow_failure(self._futures[name]) for name in step.upstream]
-        self._started[step.name] = time.monotonic()
-        task = TASKS[step.kind]
-        parameters: dict[str, Any] = {"blocked_by": blocked_by}
-        match step.kind:
-            case "stage":
-                forced = step.name in self._forced
-                parameters = {"is_stale": is_stale, "is_forced": forced, "blocked_by": blocked_by}
-            case "push" | "last push":
-                parameters = {"stages": list(step.targets)}
-            case "update":
-                parameters = {"file": step.targets[0]}
-        future = task.submit(step.name, **parameters, wait_for=edges)
-        self._futures[step.name] = future
-        future.add_done_callback(lambda _future: done())
-
-    def outcome(self, step: Step) -> Outcome:
-        """The state of the task as Prefect recorded it."""
-        future = self._futures[step.name]
-        result = future.result(raise_on_failure=False)
-        if isinstance(result, float):
-            return Outcome(step.name, step.kind, str(future.state.name), result, "")
-        seconds = time.monotonic() - self._started[step.name]
-        return Outcome(step.name, step.kind, str(future.state.name), seconds, str(result))
 
 
 def _clean_up(root: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.dag import changed, check_data, read_stages, select
+from flows.dag import after, changed, check_data, read_stages, select
 from flows.errors import FlowError
 from flows.forecast import forecast, forecast_rows, total
 from flows.locks import check_checkout_is_free
@@ -46,7 +46,9 @@ def _retrain(arguments: argparse.Namespace) -> None:
     # Prefect reads its settings when it is imported, which is why that happens here
     from flows.pipeline import retrain
 
-    outcomes = retrain(arguments.stages, arguments.force, arguments.publish)
+    outcomes = retrain(
+        arguments.stages, arguments.force, arguments.publish, from_stage=arguments.from_stage
+    )
     show_summary(outcomes, url if stays_up else None, _console())
 
 
@@ -54,6 +56,8 @@ def _show_forecast(arguments: argparse.Namespace, cost: Cost) -> None:
     every = read_stages()
     chosen = select(every, arguments.stages) if arguments.stages else every
     forced = {stage.name for stage in select(every, arguments.force or [])}
+    if arguments.from_stage:
+        forced |= after(every, arguments.from_stage)
     changes = changed()
     check_data(changes)
     expected = forecast(chosen, changes, forced)
@@ -78,6 +82,7 @@ def _read_arguments() -> argparse.Namespace:
     add("--data", type=Path, metavar="FOLDER", help="where the profile's data folders lie")
     add("--stages", nargs="+", metavar="STAGE", help="only these, and publish nothing")
     add("--force", nargs="+", metavar="STAGE", help="run these even when nothing has changed")
+    add("--from", dest="from_stage", metavar="STAGE", help="run it and all that follow it again")
     add("--dry-run", action="store_true", help="say what would run and why, and do nothing")
     add("--no-publish", dest="publish", action="store_false", help="leave the registry alone")
     arguments = parser.parse_args()

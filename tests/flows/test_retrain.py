@@ -57,6 +57,12 @@ def test_rerun_without_a_change_skips_every_stage(ran: Toy):
     assert {states[stage] for stage in STAGES} == {"Skipped"}
 
 
+def test_from_a_stage_on_all_is_run_again_and_the_model_published(ran: Toy):
+    status, output = ran.retrain("--from", "merge")
+    assert status == 0, output
+    assert ran.order() == ["merge", "champion", "gate", "report", "publish"]
+
+
 def test_a_dry_run_says_what_would_run_and_does_nothing(ran: Toy):
     assert "every stage is up to date: nothing would run" in ran.retrain("--dry-run")[1]
     ran.edit_corpus("another corpus ")
@@ -171,7 +177,8 @@ def test_run_shows_its_stages_and_metrics_as_artifacts(ran_template, prefect_ser
     assert "progress-ingest" not in texts
     [kept] = json.loads(texts["retrainings"])
     assert (kept["stages run"], kept["mean"]) == (6, "50.0")
-    assert kept["result"].startswith("green")
+    assert kept["result"].startswith("published v0001-")
+    assert "git checkout samovar-sample/v0001-" in texts["publication"]
 
 
 def test_stage_that_ends_waits_for_a_dvc_typed_by_hand(toy: Toy):

@@ -85,6 +85,18 @@ def test_a_run_started_in_the_ui_is_run_by_the_worker_in_the_checkout(up: Toy):
     assert (up.root / "knobs" / "order.txt").read_text().split() == ["champion", "publish"]
 
 
+def test_a_dry_run_shows_what_would_run_and_runs_nothing(up: Toy):
+    before = up.order()
+    run = start(up, dry_run=True, from_stage="merge")
+    wait_until(lambda: state(up, run) == "Completed", 90)
+    assert up.order() == before
+    shown = api(up, "artifacts/filter", {"artifacts": {"key": {"any_": ["dry-run"]}}})
+    rows = {row["stage"]: row["would"] for row in json.loads(shown[0]["data"])}
+    assert rows["training@balanced"] == "be skipped"
+    assert {rows[stage] for stage in ("merge", "gate", "report")} == {"run"}
+    assert "3 of 6 stages would run" in shown[0]["description"]
+
+
 def test_the_news_that_data_arrived_starts_a_run(up: Toy):
     known = {run["id"] for run in runs(up)}
     with local(up).start("s3://bucket/raw", module="flows.arrived") as told:
