@@ -240,8 +240,18 @@ class Registry:
             if number in committed or claim["token"] is None or age < ABANDONED_AFTER:
                 continue
             self.storage.write_bytes(path, _to_json({**claim, "token": None}))
+            self._remove_unfinished(number)
+
+    def _remove_unfinished(self, number: int) -> None:
+        """Remove what was uploaded under a number; keys that may delete nothing leave it there."""
+        try:
             removed = self.storage.delete_starting(f"{self._root}/versions/v{number:04d}-")
-            logger.info("removed %d files of the unfinished v%04d", removed, number)
+        except StageError as error:
+            if not isinstance(error.__cause__, PermissionError):
+                raise
+            logger.warning("the unfinished v%04d stays in the store: %s", number, error)
+            return
+        logger.info("removed %d files of the unfinished v%04d", removed, number)
 
     def _sha256(self, path: str) -> str:
         address = f"{self.storage.url.rstrip('/')}/{path}"
