@@ -19,6 +19,7 @@ from flows.forecast import forecast, forecast_rows, total
 from flows.locks import clean_rwlock, hold_checkout
 from flows.news import find_imports
 from flows.notify import tell_end, tell_published, tell_refused
+from flows.orphan import end_with_worker
 from flows.process import open_run, stop_all
 from flows.profile import install_profile
 from flows.record import record_version
@@ -70,6 +71,7 @@ def retrain(
         FlowError: The run could not start, or left something out of date.
     """
     use_terminal()
+    end_with_worker()
     root = Path.cwd()
     with hold_checkout(root):
         if profile:

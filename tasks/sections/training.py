@@ -48,11 +48,13 @@ class Scratch(Section):
     sequence_tokens: PositiveInt
     """Tokens per training sequence."""
     learning_rate: PositiveFloat
-    """Peak learning rate."""
+    """Peak of Muon's learning rate, for the matrices of the blocks."""
+    embedding_learning_rate: PositiveFloat
+    """Peak of AdamW's, for embeddings and norms."""
     warmup_steps: NonNegativeInt
     """Optimiser steps of linear rise to the peak."""
     weight_decay: NonNegativeFloat
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of both."""
     seed: Seed
 
     @model_validator(mode="after")

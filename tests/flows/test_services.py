@@ -107,9 +107,15 @@ def test_the_news_that_data_arrived_starts_a_run(up: Toy):
     wait_until(lambda: state(up, new["id"]) == "Completed", 90)
 
 
-def test_a_dead_worker_is_seen_and_started_again(up: Toy):
+def test_a_dead_worker_takes_its_run_along_is_seen_and_started_again(up: Toy):
+    up.knob("training-balanced.sleep", "120")
+    run = start(up, stages=["training@balanced"], force=["training@balanced"])
+    training = psutil.Process(up.pid("training-balanced"))
     dead = psutil.Process(worker_pid(up))
     dead.kill()
+    wait_until(lambda: not training.is_running(), 10)
+    wait_until(lambda: state(up, run) == "Crashed", 30)
+    up.unset("training-balanced.sleep")
     wait_until(lambda: not dead.is_running() or dead.status() == psutil.STATUS_ZOMBIE)
     status, output = services(local(up), "status")
     assert status == 1
