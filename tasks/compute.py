@@ -22,11 +22,15 @@ class Machine:
     compile_blocks: bool = False
 
 
-def use_compute(compute: Compute) -> Machine:
+def use_compute(compute: Compute, gpus: int = 1) -> Machine:
     """Set threads and deterministic kernels for this process; return what to work on and with.
 
+    Args:
+        compute: The section of params.yaml.
+        gpus: How many the stage works on; they are its own until it ends, and are waited for.
+
     Raises:
-        StageError: `cuda` is asked for and there is none.
+        StageError: `cuda` is asked for and there is none, or there are fewer GPUs than `gpus`.
     """
     torch.set_num_threads(compute.threads)
     # cuBLAS reads it when it starts; without it deterministic mode refuses every matrix product
@@ -34,6 +38,7 @@ def use_compute(compute: Compute) -> Machine:
     torch.use_deterministic_algorithms(True)
     # no kernel in use reads memory it has not written; filling it was a tenth of a training step
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # a property made at run time
+    held = [] if compute.device == "cpu" or torch.version.cuda is None else _hold_gpus(gpus)
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise StageError(
@@ -41,8 +46,31 @@ def use_compute(compute: Compute) -> Machine:
             "install a CUDA build of torch and its driver, or set compute.device to cpu or auto"
         )
     use_cuda = available and compute.device != "cpu"
+    if use_cuda:
+        _check_gpus(held)
     device = torch.device("cuda" if use_cuda else "cpu")
     return Machine(device, _precision(compute, device), compute.compile_blocks)
+
+
+def _hold_gpus(number: int) -> list[str]:
+    """Take GPUs before anything starts CUDA, `torch.cuda.is_available` included."""
+    from tasks.gpus.hold import hold_gpus  # of no use to a torch without CUDA
+
+    return hold_gpus(number)
+
+
+def _check_gpus(held: list[str]) -> None:
+    """See that CUDA computes on the GPUs that are held, and on no others."""
+    if not held:
+        logger.warning("torch sees a GPU that the CUDA driver does not list: no lock is held on it")
+        return
+    torch.cuda.init()  # until then the number is not that of the driver
+    if torch.cuda.device_count() != len(held):
+        raise StageError(
+            f"{len(held)} GPUs are held for this stage, but something that it imports started CUDA "
+            f"before and sees {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES to as many as "
+            "it needs, or PYTORCH_NVML_BASED_CUDA_CHECK to 1"
+        )
 
 
 def _precision(compute: Compute, device: torch.device) -> Precision:

@@ -72,7 +72,7 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
     Raises:
         StageError: A source cannot be trained on, the base model is missing, or training diverged.
     """
-    machine = use_compute(params.compute)
+    machine = use_compute(params.compute, gpus=params.compute.processes)
     with joined_team(params.compute, machine.device) as (team, device):
         _train(params, stage, team, replace(machine, device=device))
 

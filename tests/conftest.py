@@ -1,10 +1,14 @@
 """Shared fixtures: a pico encoder, built like a real one, small enough for every test."""
 
 import os
+import uuid
 from pathlib import Path
 
 # read when torch loads: waiting threads that spin take the cores from every other test process
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# the GPU tests start CUDA in this process, which then sees the same GPUs for good; a stage in it
+# wants one
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 import pytest
 import torch
@@ -37,6 +41,18 @@ def one_thread() -> None:
     Set before every test, since a stage that runs in this process sets its own.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_gpu_locks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """On a machine with GPUs no test waits for a training, for another test or for its own process.
+
+    A stage that runs in this process keeps its locks for all the tests that follow.
+    """
+    folder = tmp_path_factory.getbasetemp() / "gpu-locks" / uuid.uuid4().hex
+    monkeypatch.setenv("SAMOVAR_GPU_LOCKS", str(folder))
 
 
 @pytest.fixture(scope="session")
