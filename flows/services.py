@@ -1,4 +1,4 @@
-"""Server, worker and S3 of one machine, without Docker: `python -m flows.services up|down|status`.
+"""Server, worker and S3 of one machine, without Docker: `python -m flows.services ACTION`.
 
 `up` starts what is not up and leaves the rest alone, so it may be run again at any time, from a
 unit of systemd or from cron. Each service is a process of its own that outlives the terminal; its
@@ -21,6 +21,7 @@ from flows.background import Service
 from flows.cron import MONTHLY, check_schedule
 from flows.errors import FlowError
 from flows.locks import check_checkout_is_free
+from flows.process import environment
 from flows.server import ADDRESS_FILE, HOST, is_up, running_server, server_command, server_settings
 from flows.settings import STATE, login_hint, use_settings
 from flows.summary import as_table
@@ -86,6 +87,24 @@ def down(arguments: argparse.Namespace) -> None:
     if S3_STATE.exists():
         _s3("stop")
     say("all services are stopped")
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Tell the server of PREFECT_API_URL what to do when, and become its worker.
+
+    For containers, units of systemd and other machines than the server's.
+
+    Raises:
+        FlowError: PREFECT_API_URL is not set.
+    """
+    if "PREFECT_API_URL" not in os.environ:
+        raise FlowError("set PREFECT_API_URL to the server that the worker belongs to")
+    warning = check_schedule(arguments.cron, arguments.timezone)
+    if warning is not None:
+        say(warning)
+    _register(arguments.cron, arguments.timezone)
+    command = _worker_command()
+    os.execve(command[0], command, environment())  # noqa: S606 - a program of ours, no shell
 
 
 def status(_arguments: argparse.Namespace) -> None:
@@ -209,6 +228,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "up": up,
     "down": down,
     "status": status,
+    "work": work,
 }
 
 
@@ -218,7 +238,7 @@ def _read_arguments() -> argparse.Namespace:
         description="Server, worker and S3 of one machine.",
     )
     add = parser.add_argument
-    add("action", choices=list(ACTIONS), help="start, stop, or show what is healthy")
+    add("action", choices=list(ACTIONS), help="start, stop, show what is healthy; or be a worker")
     add("--cron", default=MONTHLY, help="when to retrain, as cron writes it (%(default)s)")
     add("--timezone", default="UTC", help="of the cron line (%(default)s)")
     add("--host", default=HOST, help="address the server listens on (%(default)s)")

@@ -60,8 +60,13 @@ def load_decoder(
             revision=revision or "main",
             dtype=torch.float32,
             attn_implementation=attn_implementation,
+            # a pickle or a Python file beside the weights could run anything
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision or "main", trust_remote_code=False
+        )
     except ImportError as error:
         raise ValueError(
             f"backbone.attn_implementation {attn_implementation!r} is not installed here: {error}"

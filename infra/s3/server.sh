@@ -2,8 +2,8 @@
 # An S3 service on this machine: Ceph's RADOS Gateway over one monitor and one object store.
 #   server.sh FOLDER init|start|stop|status
 # `start` initialises an empty FOLDER by itself. All state, keys and logs lie below FOLDER; every
-# port is on loopback; no root and no systemd. Settings from the environment, read by `init` only:
-#   S3_PORT (7480)  S3_BUCKET (samovar)  S3_SIZE_BYTES (32 GiB, sparse)
+# port is on loopback (but S3_HOST); no root and no systemd. Settings from the environment, read by `init` only:
+#   S3_HOST (127.0.0.1)  S3_PORT (7480)  S3_BUCKET (samovar)  S3_SIZE_BYTES (32 GiB, sparse)
 #   S3_ACCESS_KEY  S3_SECRET_KEY (made up when unset; they are in FOLDER/credentials.env)
 set -euo pipefail
 
@@ -78,7 +78,7 @@ osd class default list = *
 osd class load list = *
 bluestore block size = ${S3_SIZE_BYTES:-34359738368}
 [client.rgw.a]
-rgw frontends = beast endpoint=127.0.0.1:${S3_PORT:-7480}
+rgw frontends = beast endpoint=${S3_HOST:-127.0.0.1}:${S3_PORT:-7480}
 rgw data = $folder/rgw
 rgw enable usage log = false
 rgw dynamic resharding = false

@@ -31,6 +31,7 @@ GONE_S, TRUE_S = 10.0, 120.0
 ONE_STAGE = ("--stages", "ingest", "--force", "ingest")
 ALIVE = {"Running", "Pending", "Scheduled", "Cancelling"}
 SERVICES = ("server", "worker")
+OUTSIDE = {"server", "S3 gateway", "S3 store", "S3 monitor", "all of S3"}
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def check(site: Site, victim: str, how: str, when: str, kill: Callable[[Popen], 
         kill(flow)
         killed = time.monotonic()
         sleeps = site.toy.root / "knobs" / "ingest.sleep"
-        ends_alone = victim in {"server", "S3 gateway", "S3 store", "S3 monitor", "all of S3"}
+        # pushes and fetches are tried again by the flow, which lives
+        ends_alone = victim in OUTSIDE or (when != "training" and victim != "flow")
         if ends_alone:
             sleeps.unlink(missing_ok=True)
         gone_s = None if ends_alone else seconds_until(lambda: not site.processes(), killed)

@@ -137,6 +137,18 @@ def test_services_are_not_stopped_under_a_run(up: Toy):
     assert not psutil.pid_exists(training)
 
 
+def test_a_worker_in_the_foreground_belongs_to_the_server_it_is_told(up: Toy, tmp_path: Path):
+    """As in a container or a unit of systemd. It takes the deployment over: last of `up`."""
+    subprocess.run(["cp", "-r", str(up.root), str(tmp_path / "other")], check=True)
+    other = Toy(tmp_path / "other", up.api_url)
+    names = {"work_pools": {"name": {"any_": ["samovar"]}}}
+    with other.start("work", module="flows.services") as worker:
+        path = f"work_pools/{api(up, 'work_pools/filter', names)[0]['name']}/workers/filter"
+        wait_until(lambda: any(each["name"].endswith(":other") for each in api(up, path, {})), 90)
+        worker.terminate()
+    assert worker.returncode == 0
+
+
 def test_no_server_listens_to_others_without_a_password(toy: Toy):
     status, output = services(
         local(toy),
