@@ -6,7 +6,7 @@ V = vocabulary, W = sequences of the corpus.
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, 
 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
 from model.compilation import compile_blocks
-from model.muon import Muon
 from model.precision import Precision, decoder_autocast
 from model.training.schedule import learning_rate_at
 
@@ -28,6 +27,7 @@ PAD, EOS = "<pad>", "<eos>"
 LOSS_CHUNKS = {"cpu": 512, "cuda": 16384}
 """Tokens whose logits exist at once: few stay in a processor's cache, a GPU wants few kernels."""
 DOCUMENTS_PER_CALL = 1000
+CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
 PROGRESS_INTERVAL_S = 5.0
 
@@ -55,9 +55,6 @@ class CausalTraining:
     """Tokens per optimiser step; rounded down to whole sequences, at least one."""
     sequence_tokens: int
     learning_rate: float
-    """Peak of Muon's, for the matrices of the blocks."""
-    embedding_learning_rate: float
-    """Peak of AdamW's, for embeddings and norms."""
     warmup_steps: int
     weight_decay: float
     precision: Precision
@@ -164,9 +161,8 @@ def train_decoder(
 ) -> tuple[PreTrainedModel, list[CurvePoint]]:
     """Train on next-token prediction; return the decoder without its head, and the curve.
 
-    Muon for the matrices of the blocks, AdamW for embeddings and norms; warm-up and cosine decay to
-    zero. A run that was killed continues from the last checkpoint and ends with the same bits as an
-    unbroken one.
+    AdamW, warm-up and cosine decay to zero, gradients clipped to norm 1. A run that
+    was killed continues from the last checkpoint and ends with the same bits as an unbroken one.
 
     Args:
         decoder: Trained in place, on its device.
@@ -207,36 +203,31 @@ class _Run:
         decoder.model.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
         if settings.compile_blocks:
             compile_blocks(decoder.model)
-        decay = settings.weight_decay
-        blocks = [weight for weight in decoder.model.layers.parameters() if weight.ndim > 1]
-        inside = {id(weight) for weight in blocks}
-        rest = [weight for weight in decoder.parameters() if id(weight) not in inside]
+        matrices = [weight for weight in decoder.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in decoder.parameters() if weight.ndim <= 1]
         groups = [
-            {"params": [weight for weight in rest if weight.ndim > 1], "weight_decay": decay},
-            {"params": [weight for weight in rest if weight.ndim <= 1], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ]
-        self.muon = Muon(blocks, weight_decay=decay, precision=settings.precision)
-        self.adamw = torch.optim.AdamW(groups, betas=BETAS, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
 
     def take_step(self, step: int) -> None:
         """One optimiser step, counted from 1."""
-        settings = self.settings
-        share = learning_rate_at(
+        learning_rate = learning_rate_at(
             step,
-            peak=1.0,
+            peak=self.settings.learning_rate,
             min_share=0.0,
-            warmup_steps=settings.warmup_steps,
-            max_steps=settings.max_steps,
+            warmup_steps=self.settings.warmup_steps,
+            max_steps=self.settings.max_steps,
         )
-        peaks = {self.muon: settings.learning_rate, self.adamw: settings.embedding_learning_rate}
-        loss = _causal_loss(self.decoder, self._batch(step), settings.precision)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = _causal_loss(self.decoder, self._batch(step), self.settings.precision)
         loss.backward()
-        for optimizer, peak in peaks.items():
-            for group in optimizer.param_groups:
-                group["lr"] = peak * share
-            optimizer.step()
-            optimizer.zero_grad()
-        self._losses.append((loss.detach(), settings.learning_rate * share))
+        torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._losses.append((loss.detach(), learning_rate))
 
     @property
     def steps_done(self) -> int:
@@ -274,19 +265,12 @@ class _Run:
             seconds_per_step * (self.settings.max_steps - step),
         )
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"muon": self.muon, "adamw": self.adamw}
-
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the steps done."""
         weights = {
             f"weight.{name}": value for name, value in self.decoder.model.state_dict().items()
         }
-        tensors = weights | {
-            f"{name}.{key}": value
-            for name, optimizer in self._optimizers().items()
-            for key, value in optimizer_tensors(optimizer).items()
-        }
+        tensors = weights | optimizer_tensors(self.optimizer)
         curve = self.curve()
         save_checkpoint(folder, step=len(curve), tensors=tensors, state={"curve": curve})
 
@@ -295,17 +279,16 @@ class _Run:
         checkpoint = load_latest(folder)
         if checkpoint is None:
             return
-        self.decoder.model.load_state_dict(_below("weight.", checkpoint.tensors))
-        for name, optimizer in self._optimizers().items():
-            restore_optimizer(optimizer, _below(f"{name}.", checkpoint.tensors))
+        prefix = "weight."
+        weights = {
+            name.removeprefix(prefix): value
+            for name, value in checkpoint.tensors.items()
+            if name.startswith(prefix)
+        }
+        self.decoder.model.load_state_dict(weights)
+        restore_optimizer(self.optimizer, checkpoint.tensors)
         self._curve = [CurvePoint(*point) for point in checkpoint.state["curve"]]
         logger.info("continuing after step %d of an interrupted run", checkpoint.step)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it."""
-    found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    return {name.removeprefix(prefix): value for name, value in found.items()}
 
 
 def _causal_loss(decoder: Qwen3ForCausalLM, ids_BT: Tensor, precision: Precision) -> Tensor:

@@ -48,13 +48,11 @@ class Scratch(Section):
     sequence_tokens: PositiveInt
     """Tokens per training sequence."""
     learning_rate: PositiveFloat
-    """Peak of Muon's learning rate, for the matrices of the blocks."""
-    embedding_learning_rate: PositiveFloat
-    """Peak of AdamW's, for embeddings and norms."""
+    """Peak learning rate."""
     warmup_steps: NonNegativeInt
     """Optimiser steps of linear rise to the peak."""
     weight_decay: NonNegativeFloat
-    """Decoupled weight decay of both."""
+    """Decoupled weight decay of AdamW."""
     seed: Seed
 
     @model_validator(mode="after")

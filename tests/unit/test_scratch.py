@@ -30,8 +30,7 @@ SETTINGS = CausalTraining(
     max_steps=8,
     batch_tokens=64,
     sequence_tokens=16,
-    learning_rate=2e-2,
-    embedding_learning_rate=1e-2,
+    learning_rate=1e-2,
     warmup_steps=2,
     weight_decay=0.01,
     precision="bf16",
@@ -128,7 +127,7 @@ def test_training_lowers_the_loss_and_follows_the_schedule(
     assert curve[-1].loss < curve[0].loss - 0.5
     assert curve[0].loss == pytest.approx(np.log(300), abs=0.3)
     rates = [point.learning_rate for point in curve]
-    assert rates[:2] == [1e-2, 2e-2]
+    assert rates[:2] == [5e-3, 1e-2]
     assert rates[-1] == pytest.approx(0.0, abs=1e-12)
 
 
@@ -174,8 +173,7 @@ SETTINGS_ONE = CausalTraining(
     max_steps=8,
     batch_tokens=3,
     sequence_tokens=1,
-    learning_rate=2e-2,
-    embedding_learning_rate=1e-2,
+    learning_rate=1e-2,
     warmup_steps=0,
     weight_decay=0.0,
     precision="fp32",
