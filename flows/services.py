@@ -48,8 +48,14 @@ def up(arguments: argparse.Namespace) -> None:
     """Start what is not up, and tell the server what to do when.
 
     Raises:
-        FlowError: A service does not come up; the message names its log.
+        FlowError: A service does not come up; the message names its log. Or PREFECT_API_URL names
+            another server.
     """
+    if "PREFECT_API_URL" in os.environ:
+        raise FlowError(
+            f"PREFECT_API_URL is {os.environ['PREFECT_API_URL']}, but `up` starts a server of this "
+            "machine: unset it, or say `python -m flows.services work` to be a worker of that one"
+        )
     server = Service("server")
     url = f"http://{HOST}:{arguments.port}"
     if server.is_alive() and ADDRESS_FILE.exists():

@@ -149,6 +149,13 @@ def test_a_worker_in_the_foreground_belongs_to_the_server_it_is_told(up: Toy, tm
     assert worker.returncode == 0
 
 
+def test_up_beside_a_named_server_is_refused(toy: Toy):
+    status, output = services(toy, "up")
+    assert status == 1
+    assert f"PREFECT_API_URL is {toy.api_url}" in output
+    assert not (toy.root / ".samovar/services").exists()
+
+
 def test_no_server_listens_to_others_without_a_password(toy: Toy):
     status, output = services(
         local(toy),
