@@ -74,24 +74,10 @@ def register(root: Path, cron: str, timezone: str) -> None:
 
 def automations() -> list[AutomationCore]:
     """What the server does by itself about runs whose process can say nothing any more."""
-    dead = EventTrigger(
-        after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.heartbeat", *ENDS},
-        match=cast("Any", {"prefect.resource.id": ["prefect.flow-run.*"]}),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=NO_SIGN_OF_LIFE,
-    )
-    stuck = EventTrigger(
-        after={"prefect.flow-run.Pending"},
-        expect={"prefect.flow-run.Running", *ENDS},
-        match=cast("Any", {"prefect.resource.id": ["prefect.flow-run.*"]}),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=PENDING_TOO_LONG,
-    )
+    started = {"prefect.flow-run.Running"}
+    heard = {"prefect.flow-run.heartbeat"}
+    dead = _silence(after=heard, expect=heard, within=NO_SIGN_OF_LIFE)
+    stuck = _silence(after={"prefect.flow-run.Pending"}, expect=started, within=PENDING_TOO_LONG)
     return [
         _closing("samovar: no sign of life", dead, f"no heartbeat for {NO_SIGN_OF_LIFE}"),
         _closing("samovar: never started", stuck, f"pending for {PENDING_TOO_LONG}"),
@@ -105,6 +91,19 @@ def tell_arrival(source: str) -> None:
         source: Where the data are, for the record.
     """
     emit_event(DATA_ARRIVED, {"prefect.resource.id": f"samovar.data.{source}"})
+
+
+def _silence(*, after: set[str], expect: set[str], within: timedelta) -> EventTrigger:
+    """Fires for a run of which nothing that is expected, nor its end, comes in time."""
+    return EventTrigger(
+        after=after,
+        expect=expect | ENDS,
+        match=cast("Any", {"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=within,
+    )
 
 
 def _closing(name: str, trigger: EventTrigger, message: str) -> AutomationCore:

@@ -13,8 +13,6 @@ from flows.server import use_server
 from flows.settings import use_settings
 from flows.terminal import say, use_terminal
 
-DEPLOYMENT = "scheduled"
-
 
 def main() -> None:
     """Serve the flow until Ctrl-C."""
@@ -33,17 +31,15 @@ def main() -> None:
     if warning is not None:
         say(warning)
     say(f"retraining at {arguments.cron!r} {arguments.timezone}; watch it at {url}")
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.schedules import Cron
 
+    from flows.deployment import NAME, ONE_AT_A_TIME
     from flows.pipeline import retrain
 
     retrain.serve(
-        name=DEPLOYMENT,
+        name=NAME,
         schedule=Cron(arguments.cron, timezone=arguments.timezone),
-        global_limit=ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
-        ),
+        global_limit=ONE_AT_A_TIME,
         print_starting_message=False,
     )
 
