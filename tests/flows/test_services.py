@@ -146,8 +146,7 @@ def test_a_worker_in_the_foreground_belongs_to_the_server_it_is_told(up: Toy, tm
         path = f"work_pools/{api(up, 'work_pools/filter', names)[0]['name']}/workers/filter"
         wait_until(lambda: any(each["name"].endswith(":other") for each in api(up, path, {})), 90)
         worker.terminate()
-        output, _ = worker.communicate(timeout=60)
-    assert "started" in output
+        worker.communicate(timeout=60)
 
 
 def test_up_beside_a_named_server_is_refused(toy: Toy):
