@@ -69,8 +69,14 @@ check: setup  ## Whether a run could start and end here: packages, data, disk, s
 ui: setup  ## Open the Prefect UI of the local runs
 	$(RUN) flows.ui
 
-up down status: setup
-	$(RUN) flows.services $@ $(if $(CRON),--cron "$(CRON)") $(if $(FORCE),--force)
+up: setup  ## Server, worker and schedule in the background: make up CRON="0 3 1 * *"
+	$(RUN) flows.services up $(if $(CRON),--cron "$(CRON)")
+
+down: setup  ## Stop them; FORCE=1 also when a run goes on
+	$(RUN) flows.services down $(if $(FORCE),--force)
+
+status: setup  ## What of them is healthy
+	$(RUN) flows.services status
 
 serve: setup  ## Retrain on a schedule: make serve CRON="0 3 1 * *"
 	$(RUN) flows.serve --cron "$(or $(CRON),0 3 1 * *)"
