@@ -62,7 +62,6 @@ def test_people_are_told_of_failures_refusals_and_versions_but_not_of_nothing(ra
         status, output = ran.retrain(**told)
         assert status == 0, output
         bodies.clear()
-        ran.set_params(cost={"machine_hour": 1.0, "currency": "USD"})
 
         ran.edit_corpus("other ")
         ran.knob("merge.fail")
