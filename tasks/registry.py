@@ -16,10 +16,10 @@ import re
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tasks.stage import StageError
+from tasks.stage import StageError, atomic_folder
 from tasks.storage import Storage, open_filesystem, storage_errors
 
 MANIFEST = "manifest.json"
@@ -110,12 +110,18 @@ class Registry:
         try:
             content = json.loads(data)
             files = [StoredFile(**file) for file in content.pop("files")]
-            return Version(files=files, **content)
+            found = Version(files=files, **content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StageError(
                 f"{self.address(version)}/{MANIFEST} is no manifest of a published model "
                 f"({error}): remove it to withdraw the version, or restore it from a backup"
             ) from error
+        if not all(_is_below(file.path) for file in files):
+            raise StageError(
+                f"{self.address(version)}/{MANIFEST} names a path outside its folder, as nothing "
+                "here writes it: remove it to withdraw the version, or restore it from a backup"
+            )
+        return found
 
     def publish(
         self,
@@ -160,6 +166,25 @@ class Registry:
         pointer = {"version": newest, "fingerprint": self.read(newest).fingerprint}
         self.storage.write_bytes(f"{self._root}/champion.json", _to_json(pointer))
         return version, is_new
+
+    def download(self, version: Version, folder: Path) -> None:
+        """Copy the files of the manifest, and no other, to `folder`, once each has its hash.
+
+        Raises:
+            StageError: A file is missing or is not the published one, or the store cannot be used.
+        """
+        with atomic_folder(folder) as partial:
+            for file in version.files:
+                path = f"{self._folder(version.version)}/{file.path}"
+                self.storage.download(path, partial / file.path)
+            changed = set(version.files).difference(hash_folder(partial))
+            if changed:
+                paths = ", ".join(sorted(file.path for file in changed))
+                raise StageError(
+                    f"{self.address(version.version)} is not as it was published: {paths} differ "
+                    f"from {MANIFEST}. Do not load it; restore the files, or withdraw the "
+                    "version by removing its manifest"
+                )
 
     def verify(self, version: str) -> list[str]:
         """Hash every stored file again: what is wrong, a sentence each; empty when all is well.
@@ -260,6 +285,11 @@ class Registry:
             with filesystem.open(f"{root.rstrip('/')}/{path}", "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256")  # pyright: ignore[reportArgumentType]  # opened as bytes
         return digest.hexdigest()
+
+
+def _is_below(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts
 
 
 def _now() -> datetime:

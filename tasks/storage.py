@@ -109,6 +109,13 @@ class Storage:
                 else:
                     filesystem.put_file(str(file), full)
 
+    def download(self, path: str, local: Path) -> None:
+        """Copy one file to `local`, whose folder is made."""
+        with self._errors_explained(path):
+            filesystem, full = self._locate(path)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(full, str(local))
+
     def download_folder(self, prefix: str, local: Path) -> None:
         """Copy every file below `prefix` to the folder `local`, which appears whole or not at all.
 
@@ -118,12 +125,9 @@ class Storage:
         paths = self.list(prefix)
         if not paths:
             raise StageError(f"{self._address(prefix)} holds no files: check the path")
-        with atomic_folder(local) as folder, self._errors_explained(prefix):
+        with atomic_folder(local) as folder:
             for path in paths:
-                filesystem, full = self._locate(path)
-                target = folder / PurePosixPath(path).relative_to(_checked(prefix))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                filesystem.get_file(full, str(target))
+                self.download(path, folder / PurePosixPath(path).relative_to(_checked(prefix)))
 
     def delete(self, prefix: str) -> None:
         """Remove a file, or everything below a prefix; nothing there is no error."""

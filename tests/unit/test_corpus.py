@@ -1,5 +1,6 @@
 """The corpus of a training: memory-mapped, complete, and kept exactly as long as it is right."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,11 @@ def test_each_source_and_task_has_the_rows_it_has_in_memory(
 
 def test_mapped_rows_take_no_memory_of_arrow(tables: dict[str, Path], tmp_path: Path) -> None:
     folder = spool_corpus(tmp_path / "corpora", ["a"], [tables["examples"]], None)
+    gc.collect()  # tables of other tests
     before = pa.total_allocated_bytes()
     found, _ = open_corpus(folder)
     assert found["a"]["retrieval"].num_rows == 10
-    assert pa.total_allocated_bytes() == before
+    assert pa.total_allocated_bytes() <= before
 
 
 def test_a_corpus_is_written_once_and_gives_way_to_another(
