@@ -4,6 +4,7 @@ Prefect delivers a cancellation to the main thread only, while the processes are
 worker threads. The main thread therefore calls `stop_all`, which reaches every process of the run.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -57,6 +58,7 @@ class Processes:
                 start_new_session=True,
             )
             self._alive.add(process)
+        threading.Thread(target=_sweep, args=(process,), daemon=True).start()
         return process
 
     def stop(self, process: subprocess.Popen[str]) -> None:
@@ -90,6 +92,13 @@ class Processes:
         """Allow starts again, for the next run of this Python process."""
         with self._lock:
             self._is_closed = False
+
+
+def _sweep(process: subprocess.Popen[str]) -> None:
+    """Once a leash has ended, kill what it held: it leaves something only if it was killed."""
+    process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 _RUN = Processes()

@@ -9,10 +9,13 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tasks.params import Params, ParamsError, load_params
 
@@ -20,6 +23,9 @@ ARTIFACTS = Path("artifacts")
 TIMINGS = ARTIFACTS / "timings"
 CHECKPOINTS = Path(".samovar/checkpoints")
 PR_SET_PDEATHSIG = 1
+DVC_CHECK_S = 0.5
+SAVE_S = 20.0
+"""How long a training may take to save its state after SIGTERM when its DVC has died."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +71,30 @@ def _peak_bytes() -> int:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, so no orphan keeps training.
+    """See to it that no orphan keeps training: this process ends with its parent and with its DVC.
 
-    Linux only; elsewhere a killed `dvc` leaves its stage running, which is said in the log.
+    The kernel kills it when the parent dies; between it and DVC stands a shell that lives on, so a
+    thread looks whether DVC is there, and ends the stage as a user would: SIGTERM, which saves a
+    training, then SIGKILL. Linux only; elsewhere a killed `dvc` leaves its stage running, which is
+    said in the log.
     """
     if not sys.platform.startswith("linux"):
         logger.warning("no parent-death signal on %s: kill stages by hand", sys.platform)
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for above in psutil.Process().parents()[:2]:
+        if any(Path(word).name == "dvc" for word in above.cmdline()[:3]):
+            threading.Thread(target=_end_with, args=(above,), daemon=True).start()
+
+
+def _end_with(dvc: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(DVC_CHECK_S)
+    logger.error("dvc is gone: this stage ends, its output would be lost")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SAVE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager

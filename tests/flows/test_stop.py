@@ -70,6 +70,17 @@ def test_training_dies_with_its_dvc_and_the_run_fails(sleeper: Toy):
     assert "training@balanced failed with status 137" in output
 
 
+def test_training_dies_with_its_leash_and_the_run_fails(sleeper: Toy):
+    """The leash is what kills everything else; nothing below it sees it go."""
+    with sleeper.start(*ONE_STAGE) as flow:
+        training = sleeper.pid("training-balanced")
+        os.kill(psutil.Process(dvc_of(training)).ppid(), signal.SIGKILL)
+        wait_until(lambda: not is_alive(training), GONE_S)
+        output, _ = flow.communicate(timeout=60)
+    assert flow.returncode == 1
+    assert "training@balanced failed with status -9" in output
+
+
 def test_next_run_goes_on_and_closes_the_dead_one(sleeper: Toy):
     with sleeper.start(*ONE_STAGE) as flow:
         training = sleeper.pid("training-balanced")
