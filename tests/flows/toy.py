@@ -38,6 +38,8 @@ if (knobs / f"{name}.fail").exists():
     for number in range(40):
         print(f"ERROR toy: trouble {number} in {name}", flush=True)
     sys.exit(3)
+if (knobs / f"{name}.hog").exists():
+    hog = b"x" * int((knobs / f"{name}.hog").read_text())
 if (knobs / f"{name}.sleep").exists():
     deadline = time.monotonic() + float((knobs / f"{name}.sleep").read_text())
     while (knobs / f"{name}.sleep").exists() and time.monotonic() < deadline:
