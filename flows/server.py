@@ -89,7 +89,9 @@ def server_command(host: str, port: int) -> list[str]:
             f"here: set {SERVER_AUTH} to name:password, or listen on {HOST}"
         )
     command = ["prefect", "server", "start", "--host", host, "--port", str(port)]
-    return [sys.executable, "-m", *command]
+    # Prefect takes an empty password for one that nobody can give
+    without = [] if os.environ.get(SERVER_AUTH) else ["env", "-u", SERVER_AUTH]
+    return [*without, sys.executable, "-m", *command]
 
 
 def server_settings(url: str) -> dict[str, str]:

@@ -1,12 +1,17 @@
 """The Prefect server with the libraries as they are pinned."""
 
+import json
+import shutil
+import urllib.request
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.flows.toy import Toy, api
+from flows.server import free_port, is_up
+from tests.flows.toy import Toy, api, wait_until
 
 
 @pytest.fixture
@@ -33,3 +38,23 @@ def test_runs_of_a_schedule_can_be_written(server: Toy):
     first = min(datetime.fromisoformat(run["expected_start_time"]) for run in runs)
     assert (first.day, first.hour) == (1, 3)
     assert first > datetime.now(UTC)
+
+
+def test_an_empty_password_is_none(toy_template: Path, tmp_path: Path):
+    """Prefect itself would take it for one that nobody can give."""
+    shutil.copytree(toy_template, tmp_path / "toy", symlinks=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    empty = dict.fromkeys(("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), "")
+    with Toy(tmp_path / "toy", None).start(
+        "--port", str(port), module="flows.ui", **empty
+    ) as server:
+        try:
+            wait_until(lambda: is_up(url), 120)
+            request = urllib.request.Request(  # noqa: S310 - loopback
+                f"{url}/flows/filter", data=b"{}", headers={"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                assert isinstance(json.load(answer), list)
+        finally:
+            server.terminate()
