@@ -36,6 +36,8 @@ from tasks.sections.training import (
 )
 
 PARAMS_FILE = Path("params.yaml")
+SLERP_VARIANTS = 2
+"""Models on the arc of merge.method slerp."""
 SYNTHETIC = "synthetic"
 """Source of what the stage synthesize writes: queries, so its task is retrieval."""
 MODELS = ("backbone/model", "prune/model", "pretrain/model", "finetune/model")
@@ -138,6 +140,12 @@ class Params(Section):
                 "merge.method best chooses by development examples, which sources of task "
                 "documents alone do not give: set it to uniform_soup or self_positioning, or "
                 "declare a source of examples"
+            )
+        variants = sorted(self.multitask.variants)
+        if self.merge.method == "slerp" and len(variants) != SLERP_VARIANTS:
+            raise ValueError(
+                f"merge.method slerp goes from one variant to another; multitask.variants has "
+                f"{len(variants)} ({', '.join(variants)}): take uniform_soup or self_positioning"
             )
         return self
 

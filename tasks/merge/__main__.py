@@ -11,12 +11,12 @@ from tasks.compute import Machine, use_compute
 from tasks.contrastive import CORPORA, ContrastiveStage, load_sources
 from tasks.merge.candidates import Ingredients, require_same_settings
 from tasks.merge.development import score_encoder, select_development
-from tasks.params import Params
+from tasks.params import SLERP_VARIANTS, Params
 from tasks.records import read_table
 from tasks.registry import fingerprint_folder
 from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
 
-SOUP, SELF_POSITIONING = "uniform_soup", "self_positioning"
+SOUP, SLERP, SELF_POSITIONING = "uniform_soup", "slerp", "self_positioning"
 VARIANT = "multitask-"
 STAGE = "merge"
 
@@ -62,6 +62,9 @@ def _build(
     if method in ("best", SOUP):
         candidates[SOUP] = folder / SOUP
         ingredients.write_soup(candidates[SOUP])
+    if method == SLERP or (method == "best" and len(ingredients.variants) == SLERP_VARIANTS):
+        candidates[SLERP] = folder / SLERP
+        ingredients.write_slerp(candidates[SLERP])
     if method == "best":
         candidates |= {VARIANT + name: path for name, path in ingredients.variants.items()}
     if method in ("best", SELF_POSITIONING):
@@ -78,7 +81,7 @@ def _build(
     )
     # not copied with their mode: files linked from a cache are read-only
     shutil.copytree(candidates[chosen], folder / "model", copy_function=shutil.copyfile)
-    for name in {SOUP, SELF_POSITIONING} & candidates.keys():
+    for name in {SOUP, SLERP, SELF_POSITIONING} & candidates.keys():
         shutil.rmtree(candidates[name])
     return metrics | {"chosen": chosen}
 

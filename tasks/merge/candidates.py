@@ -1,4 +1,4 @@
-"""The models that a merge can end with: each variant, their soup, their self-positioned sum."""
+"""The models that a merge can end with: a variant, their soup, slerp, self-positioned sum."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from model.encoder import Encoder
 from model.merging.checkpoint import Checkpoint, write_merged
 from model.merging.probe import Probe, ProbeSettings, parameters_by_tensor
 from model.merging.self_positioning import Position, search_position
-from model.merging.slerp import cosines
+from model.merging.slerp import cosines, slerp_task_vectors
 from model.merging.task_vectors import TaskVectors
 from model.merging.uniform_soup import uniform_soup
 from model.training.settings import TrainingSource
@@ -39,6 +39,12 @@ class Ingredients:
     def write_soup(self, target: Path) -> None:
         """Write the mean of the variants as a model folder."""
         write_merged(self.first(), target, uniform_soup(self._checkpoints()))
+
+    def write_slerp(self, target: Path) -> None:
+        """Write the middle of the arc between the task vectors of the two variants."""
+        first, second = self._checkpoints()
+        merged, _ = slerp_task_vectors(Checkpoint(self.base), first, second, 0.5)
+        write_merged(self.first(), target, merged)
 
     def write_self_positioned(
         self,

@@ -360,9 +360,10 @@ class SelfPositioning(Section):
 class Merge(Section):
     """Section merge."""
 
-    method: Literal["best", "uniform_soup", "self_positioning"]
-    """`best` builds every method and keeps the best, variants included, by the mean of nDCG@10,
-    Spearman correlation and accuracy on the development split."""
+    method: Literal["best", "uniform_soup", "slerp", "self_positioning"]
+    """`slerp` is the middle of the arc between the task vectors of two variants, and keeps their
+    length, which their mean does not. `best` builds every method and keeps the best, variants
+    included, by the mean of nDCG@10, Spearman correlation and accuracy on the development split."""
     self_positioning: SelfPositioning
     """Values of the method self_positioning, which `best` tries as well."""
     development_examples: PositiveInt

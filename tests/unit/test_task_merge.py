@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestCentroid
@@ -19,7 +20,7 @@ from tasks.merge import __main__ as stage
 from tasks.merge.__main__ import merge
 from tasks.merge.development import mean_ndcg, score_encoder, select_development, spearman
 from tasks.merge.labelled import TEXTS_PER_CLASS
-from tasks.params import Params, load_params
+from tasks.params import Params, ParamsError, load_params
 from tasks.prompts import query_prompt
 from tasks.records import EXAMPLE_SCHEMA, write_table
 from tasks.registry import fingerprint_folder
@@ -102,6 +103,7 @@ def test_best_scores_every_candidate_and_keeps_the_highest_mean(run: Run):
         "multitask-balanced",
         "multitask-retrieval",
         "self_positioning",
+        "slerp",
         "uniform_soup",
     ]
     assert scores[metrics["chosen"]] == max(scores.values())
@@ -117,7 +119,7 @@ def test_of_equal_scores_the_soup_is_kept(run: Run, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_variant_may_win(run: Run, monkeypatch: pytest.MonkeyPatch):
-    scores = iter([0.1, 0.2, 0.9, 0.3])
+    scores = iter([0.1, 0.4, 0.2, 0.9, 0.3])
     monkeypatch.setattr(stage, "score_encoder", lambda *_: {"mean": next(scores)})
     assert run("best")["chosen"] == "multitask-retrieval"
     merged, variant = (
@@ -136,6 +138,35 @@ def test_the_soup_holds_the_mean_of_the_variants(run: Run, pico_texts: list[str]
         assert torch.allclose(merged, (states[0][name] + states[1][name]) / 2, atol=1e-6)
     vectors = Encoder.load(Path("artifacts/merge/model")).encode(pico_texts, batch_tokens=1000)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_slerp_is_halfway_and_as_long_as_the_variants(run: Run):
+    run("slerp")
+    base, first, second, merged = (
+        torch.cat([value.flatten().double() for value in encoder.state_dict().values()])
+        for encoder in (
+            Encoder.load(Path("artifacts") / name / "model")
+            for name in ("finetune", "multitask/balanced", "multitask/retrieval", "merge")
+        )
+    )
+    left, right, middle = first - base, second - base, merged - base
+    torch.testing.assert_close(
+        torch.cosine_similarity(middle, left, 0), torch.cosine_similarity(middle, right, 0),
+        atol=1e-2, rtol=0,
+    )  # fmt: skip
+    angle = torch.acos(torch.cosine_similarity(left, right, 0))
+    expected = (left + right) * torch.sin(angle / 2) / torch.sin(angle)
+    torch.testing.assert_close(middle, expected, atol=1e-6, rtol=0)
+    assert middle.norm() == pytest.approx(float((left.norm() + right.norm()) / 2), rel=1e-2)
+
+
+def test_slerp_of_three_variants_is_refused(tmp_path: Path):
+    content = yaml.safe_load(PROFILE.read_text("utf-8"))
+    content["merge"]["method"] = "slerp"
+    content["multitask"]["variants"]["third"] = content["multitask"]["variants"]["balanced"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), "utf-8")
+    with pytest.raises(ParamsError, match=r"3 \(balanced, retrieval, third\): take uniform_soup"):
+        load_params(tmp_path / "params.yaml")
 
 
 def test_self_positioning_tells_its_scalars(run: Run):
