@@ -26,11 +26,11 @@ class S3:
 
 
 @contextlib.contextmanager
-def serve_s3(folder: Path) -> Iterator[S3]:
+def serve_s3(folder: Path, size_bytes: int = 4 * 2**30) -> Iterator[S3]:
     port = free_port()
     settings = {
         "S3_PORT": str(port),
-        "S3_SIZE_BYTES": str(4 * 2**30),
+        "S3_SIZE_BYTES": str(size_bytes),
         "S3_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"],
         "S3_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"],
     }

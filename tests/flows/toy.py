@@ -1,6 +1,7 @@
 """A toy checkout: the real flows/ over a small dvc.yaml whose stages take milliseconds."""
 
 import base64
+import http
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,8 +263,16 @@ def api(toy: Toy, path: str, body: dict[str, Any]) -> Any:
             "Authorization": f"Basic {base64.b64encode(AUTH.encode()).decode()}",
         },
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
+    for pause_s in (1.0, 5.0, 0.0):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            # SQLite was locked for too long
+            if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or not pause_s:
+                raise
+            time.sleep(pause_s)
+    raise AssertionError
 
 
 def last_run(toy: Toy) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from tests.kills.processes import (
 from tests.kills.site import HEAD, make_site
 from tests.kills.surroundings import clock_jumps, disk_faults, memory_kills, network_cuts
 
+SIZE_BYTES = 24 * 2**30
+"""Of the S3 service, taken as it fills: each case leaves a corpus and an output."""
 GROUPS = {
     "flow": flow_kills,
     "dvc": dvc_kills,
@@ -49,7 +51,10 @@ def main() -> None:
     os.environ.update(KEYS)
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     faults = 0
-    with serve_s3(folder / "s3") as s3, arguments.out.open("a", encoding="utf-8") as out:
+    with (
+        serve_s3(folder / "s3", SIZE_BYTES) as s3,
+        arguments.out.open("a", encoding="utf-8") as out,
+    ):
         site = make_site(folder, s3)
         try:
             print(HEAD, file=out, flush=True)

@@ -120,6 +120,7 @@ def disk_faults(site: Site) -> Iterator[Row]:
         "that of DVC's own files is full": ".dvc/tmp",
     }.items():
         prepare(site, "push")
+        (site.toy.root / "artifacts/ingest/text.txt").unlink(missing_ok=True)
         with small_disk(site.toy.root / folder, 64 * KIB) as enlarge:
             with start(site) as flow:
                 output, _ = flow.communicate(timeout=600)
