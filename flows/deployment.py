@@ -39,7 +39,8 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(
 )
 NO_SIGN_OF_LIFE = timedelta(seconds=90)
 """Three heartbeats of PREFECT_FLOWS_HEARTBEAT_FREQUENCY, infra/prefect.env."""
-PENDING_TOO_LONG = timedelta(minutes=5)
+PENDING_TOO_LONG = timedelta(seconds=90)
+"""From when a worker takes a run to its first line; some ten seconds on a busy machine."""
 ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
 
 
@@ -114,12 +115,22 @@ def _closing(name: str, trigger: EventTrigger, message: str) -> AutomationCore:
 
 
 def _replace(automation: AutomationCore) -> None:
-    """Create it in place of any of its name."""
+    """Create it in place of any of its name; the same one stays, with what it has seen so far."""
     with get_client(sync_client=True) as client:
         old = client.read_automations_by_name(automation.name)
+        if [_content(each) for each in old] == [_content(automation)]:
+            return
         client.create_automation(automation)
         for each in old:
             client.delete_automation(each.id)
+
+
+def _content(automation: AutomationCore) -> dict[str, Any]:
+    """All of it but the ids that the server gives."""
+    fields = {"name", "enabled", "trigger", "actions"}
+    dumped = automation.model_dump(include=fields)  # as JSON sets would be lists in any order
+    dumped["trigger"].pop("id", None)
+    return dumped
 
 
 def deployment_state() -> tuple[str, str]:

@@ -2,11 +2,13 @@
 
 OpenMP sleeps instead of spinning: two stages side by side, or a stage beside any other busy
 process, otherwise burn their cores in waiting threads (a training step was measured five to ten
-times slower). oneDNN keeps fewer compiled kernels: one per shape adds up to hundreds of megabytes
-where batches come in many lengths. Whoever set these variables already is left in peace.
+times slower). oneDNN and torch's layer over it keep fewer compiled kernels: where batches come in
+many lengths, one per shape was measured to take 0.9 GiB of a training's 2.4, and saved no time.
+Whoever set these variables already is left in peace.
 """
 
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")

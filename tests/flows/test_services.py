@@ -68,15 +68,22 @@ def worker_pid(toy: Toy) -> int:
     return json.loads((toy.root / ".samovar/services/worker.json").read_text())["pid"]
 
 
+def own_automations(toy: Toy) -> set[str]:
+    found = api(toy, "automations/filter", {})
+    return {each["id"] for each in found if each["name"].startswith("samovar: ")}
+
+
 def test_up_may_be_said_twice_and_status_tells_what_is_healthy(up: Toy):
-    before = worker_pid(up)
+    before, closing = worker_pid(up), own_automations(up)
+    assert len(closing) == 2
     status, output = services(local(up), "up")
     assert status == 0, output
     assert worker_pid(up) == before
+    assert own_automations(up) == closing, "a new one would not know which runs it waits for"
     assert len(api(up, "automations/filter", {})) == 3, "two of ours, one of the deployment"
-    status, output = services(local(up), "status")
-    assert status == 0, output
-    assert "retrain/scheduled, next at" in output
+    # the server plans the runs of a deployment every few seconds
+    wait_until(lambda: "retrain/scheduled, next at" in services(local(up), "status")[1], 60)
+    assert services(local(up), "status")[0] == 0
 
 
 def test_a_run_started_in_the_ui_is_run_by_the_worker_in_the_checkout(up: Toy):
