@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup data demo real pico retrain repro pull profile test lint bench check ui up down status serve s3-up s3-down
+.PHONY: help setup data demo real pico retrain repro pull profile test lint audit bench check ui up down status serve s3-up s3-down
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,11 @@ lint: setup  ## ruff, basedpyright, import-linter
 	ruff format --check .
 	basedpyright
 	lint-imports
+
+# a network is needed, so that neither lint nor test calls it
+audit: setup  ## Known vulnerabilities of the pinned packages (pip-audit, in an environment of its own)
+	test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit==2.10.1; }
+	.venv/audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
 bench: setup  ## Speed and memory against the peers, as ratios of one run
 	for script in tests/benchmark/bench_*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
