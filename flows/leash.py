@@ -17,9 +17,19 @@ from typing import NoReturn
 import psutil
 
 OWNER_CHECK_S = 0.5
-GRACE_S = 3.0
-"""How long what runs below may take to end after SIGTERM; with what follows it is gone in 5 s.
-A training that has not saved its state by then loses the steps since its last checkpoint."""
+
+
+def _given_grace() -> float:
+    given = os.environ.get("SAMOVAR_GRACE_S", "3")
+    if not given.replace(".", "", 1).isdecimal():
+        sys.exit(f"SAMOVAR_GRACE_S is {given!r}: expected seconds, such as 20")
+    return float(given)
+
+
+GRACE_S = _given_grace()
+"""How long what runs below may take to end after SIGTERM; with three seconds and what follows it is
+gone in 5 s. A training that has not saved its state by then loses the steps since its last
+checkpoint: where machines are taken away after a warning, more is better."""
 ORPHAN_GRACE_S = 1.0
 """The same when the owner is gone and nobody waits for the outcome."""
 UNLOCK_S = 0.5
