@@ -28,6 +28,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 
+from flows.alive import SILENT
 from flows.pipeline import retrain
 
 POOL = "samovar"
@@ -80,7 +81,7 @@ def automations() -> list[AutomationCore]:
     dead = _silence(after=heard, expect=heard, within=NO_SIGN_OF_LIFE)
     stuck = _silence(after={"prefect.flow-run.Pending"}, expect=started, within=PENDING_TOO_LONG)
     return [
-        _closing("samovar: no sign of life", dead, f"no heartbeat for {NO_SIGN_OF_LIFE}"),
+        _closing("samovar: no sign of life", dead, f"{SILENT} for {NO_SIGN_OF_LIFE}"),
         _closing("samovar: never started", stuck, f"pending for {PENDING_TOO_LONG}"),
     ]
 

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts, history
+from flows.alive import stays_running
 from flows.dag import Stage, after, changed, check_data, read_stages, select
 from flows.dead_runs import close_dead_runs
 from flows.errors import FlowError, StageFailedError
@@ -73,7 +74,7 @@ def retrain(
     use_terminal()
     end_with_worker()
     root = Path.cwd()
-    with hold_checkout(root):
+    with hold_checkout(root), stays_running(UUID(flow_run.get_id())):
         if profile:
             install_profile(profile)
         params = load_params()

@@ -16,7 +16,7 @@ import pytest
 
 from flows.server import free_port
 from flows.settings import AUTH_FILE
-from tests.flows.toy import Toy, api, toy_environment, wait_until
+from tests.flows.toy import Toy, api, last_run, toy_environment, wait_until
 
 
 def services(toy: Toy, *arguments: str, **environment: str) -> tuple[int, str]:
@@ -130,6 +130,20 @@ def test_a_dead_worker_takes_its_run_along_is_seen_and_started_again(up: Toy):
     status, output = services(local(up), "up")
     assert status == 0, output
     assert worker_pid(up) != dead.pid
+
+
+def test_a_living_run_that_was_taken_for_dead_says_so(up: Toy):
+    up.knob("ingest.sleep", "300")
+    (up.root / "knobs" / "ingest.pid").unlink(missing_ok=True)
+    with up.start("--stages", "ingest", "--force", "ingest") as flow:
+        up.pid("ingest")
+        run = last_run(up)["id"]
+        close = {"type": "CRASHED", "name": "Crashed", "message": "no heartbeat for 0:01:30"}
+        api(up, f"flow_runs/{run}/set_state", {"state": close, "force": True})
+        wait_until(lambda: state(up, run) == "Running", 60)
+        up.unset("ingest.sleep")
+        flow.communicate(timeout=60)
+    assert state(up, run) == "Completed"
 
 
 def test_services_are_not_stopped_under_a_run(up: Toy):

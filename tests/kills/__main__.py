@@ -23,7 +23,13 @@ from tests.kills.processes import (
     worker_kills,
 )
 from tests.kills.site import HEAD, make_site
-from tests.kills.surroundings import clock_jumps, disk_faults, memory_kills, network_cuts
+from tests.kills.surroundings import (
+    clock_jumps,
+    cuts_of_s3,
+    cuts_of_the_server,
+    disk_faults,
+    memory_kills,
+)
 
 SIZE_BYTES = 24 * 2**30
 """Of the S3 service, taken as it fills: each case leaves a corpus and an output."""
@@ -35,7 +41,8 @@ GROUPS = {
     "s3": s3_kills,
     "worker": worker_kills,
     "lock": lock_faults,
-    "network": network_cuts,
+    "s3-network": cuts_of_s3,
+    "server-network": cuts_of_the_server,
     "memory": memory_kills,
     "disk": disk_faults,
     "clock": clock_jumps,

@@ -35,8 +35,8 @@ CUTS_S = (1, 30, 300)
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
-def network_cuts(site: Site) -> Iterator[Row]:
-    """S3 in a push and in a fetch, the Prefect server in a training."""
+def cuts_of_s3(site: Site) -> Iterator[Row]:
+    """In a push and in a fetch."""
     with proxy_to(int(site.s3.endpoint_url.rpartition(":")[2])) as proxy:
         s3 = S3(site.s3.folder, f"http://127.0.0.1:{proxy.port}")
         cut_off = dataclasses.replace(site, s3=s3)
@@ -47,6 +47,10 @@ def network_cuts(site: Site) -> Iterator[Row]:
                 names = ("network to S3", f"cut for {seconds} s", when)
                 yield check(cut_off, *names, cutter(proxy, seconds), mend=proxy.wait)
         site.toy.set_params(store=store | {"endpoint_url": site.s3.endpoint_url})
+
+
+def cuts_of_the_server(site: Site) -> Iterator[Row]:
+    """In a training."""
     with proxy_to(site.port) as proxy:
         toy = Toy(site.toy.root, f"http://127.0.0.1:{proxy.port}/api")
         cut_off = dataclasses.replace(site, toy=toy)
