@@ -82,9 +82,11 @@ def die_with_parent() -> None:
         logger.warning("no parent-death signal on %s: kill stages by hand", sys.platform)
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for above in psutil.Process().parents()[:2]:
-        if any(Path(word).name == "dvc" for word in above.cmdline()[:3]):
-            threading.Thread(target=_end_with, args=(above,), daemon=True).start()
+    # a machine may hide the processes of other users, and then no DVC of ours is above
+    with contextlib.suppress(psutil.Error):
+        for above in psutil.Process().parents()[:2]:
+            if any(Path(word).name == "dvc" for word in above.cmdline()[:3]):
+                threading.Thread(target=_end_with, args=(above,), daemon=True).start()
 
 
 def _end_with(dvc: psutil.Process) -> None:
