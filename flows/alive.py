@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import Running
@@ -18,11 +19,16 @@ from flows.terminal import say
 SILENT = "no heartbeat"
 """How the message begins with which the server closes a run that it does not hear of."""
 LOOK_EVERY_S = 15.0
+AWAY = (httpx.HTTPError, RuntimeError)
+"""What Prefect's client raises when a server cannot be reached, or answers that it cannot."""
 
 
 @contextlib.contextmanager
 def stays_running(own: UUID) -> Iterator[None]:
-    """Open the run `own` again whenever the server has closed it for silence, and at the end."""
+    """Open the run `own` again whenever the server has closed it for silence.
+
+    How it ends is told by Prefect itself, whatever the server thought of it meanwhile.
+    """
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(own, ended), daemon=True)
     watch.start()
@@ -30,8 +36,7 @@ def stays_running(own: UUID) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        watch.join()
-        _reopen(own)
+        watch.join()  # later it would open a run that has ended
 
 
 def _watch(own: UUID, ended: threading.Event) -> None:
@@ -41,7 +46,7 @@ def _watch(own: UUID, ended: threading.Event) -> None:
 
 def _reopen(own: UUID) -> None:
     """Set it to Running if it was closed for silence; a server that is away is asked later."""
-    with contextlib.suppress(Exception), get_client(sync_client=True) as client:
+    with contextlib.suppress(*AWAY), get_client(sync_client=True) as client:
         state = client.read_flow_run(own).state
         if state is None or state.type != StateType.CRASHED:
             return

@@ -141,6 +141,8 @@ def test_a_living_run_that_was_taken_for_dead_says_so(up: Toy):
         close = {"type": "CRASHED", "name": "Crashed", "message": "no heartbeat for 0:01:30"}
         api(up, f"flow_runs/{run}/set_state", {"state": close, "force": True})
         wait_until(lambda: state(up, run) == "Running", 60)
+        close["message"] = "closed for another reason just before the end"
+        api(up, f"flow_runs/{run}/set_state", {"state": close, "force": True})
         up.unset("ingest.sleep")
         flow.communicate(timeout=60)
     assert state(up, run) == "Completed"

@@ -254,7 +254,8 @@ def git(root: Path, *arguments: str) -> str:
     return result.stdout.strip()
 
 
-def api(toy: Toy, path: str, body: dict[str, Any]) -> Any:
+def api(toy: Toy, path: str, body: dict[str, Any], tries: int = 3) -> Any:
+    """What the server answers; asked again while its SQLite is locked, as Prefect's client does."""
     request = urllib.request.Request(  # noqa: S310 - loopback
         f"{toy.api_url}/{path}",
         data=json.dumps(body).encode(),
@@ -263,16 +264,14 @@ def api(toy: Toy, path: str, body: dict[str, Any]) -> Any:
             "Authorization": f"Basic {base64.b64encode(AUTH.encode()).decode()}",
         },
     )
-    for pause_s in (1.0, 5.0, 0.0):
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            # SQLite was locked for too long
-            if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or not pause_s:
-                raise
-            time.sleep(pause_s)
-    raise AssertionError
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or tries == 1:
+            raise
+    time.sleep(2)
+    return api(toy, path, body, tries - 1)
 
 
 def last_run(toy: Toy) -> dict[str, Any]:
