@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.dag import changed, check_data
+from flows.database import check_database
 from flows.errors import FlowError
 from flows.locks import check_checkout_is_free
 from flows.notify import ADDRESSES, read_addresses
@@ -145,6 +146,14 @@ def server() -> Iterator[tuple[str, str]]:
             yield "error", f"{address} is Prefect {theirs}, this is {ours}: run equal versions"
 
 
+def database() -> Iterator[tuple[str, str]]:
+    """Whether a server of this checkout could use its database."""
+    if os.environ.get("PREFECT_API_URL"):
+        yield "ok", "that of the server that PREFECT_API_URL names"
+    else:
+        yield "ok", check_database()
+
+
 def notifications() -> Iterator[tuple[str, str]]:
     """Whether the addresses of SAMOVAR_NOTIFY can be used; nothing is sent."""
     found, faults = read_addresses()
@@ -162,6 +171,7 @@ CHECKS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     "checkout": checkout,
     "disk": disk,
     "server": server,
+    "database": database,
     "notify": notifications,
 }
 

@@ -27,6 +27,8 @@ class Expected:
     ran before with the same inputs comes from DVC's run cache."""
     seconds: float | None
     """Its last run on this machine; None where none is on record."""
+    gpu_seconds: float
+    """What that held of GPUs."""
 
 
 def forecast(
@@ -51,16 +53,20 @@ def forecast(
             reason, is_certain = f"after {', '.join(before)}", False
         else:
             reason, is_certain = None, False
-        seconds = _last_seconds(timings / f"{stage.name}.json")
-        found[stage.name] = Expected(stage.name, reason, is_certain, seconds)
+        last = last_record(stage.name, timings)
+        found[stage.name] = Expected(
+            stage.name, reason, is_certain, last.get("wall_s"), last.get("gpu_s", 0.0)
+        )
     return list(found.values())
 
 
-def _last_seconds(file: Path) -> float | None:
+def last_record(stage: str, timings: Path = TIMINGS) -> dict[str, Any]:
+    """What the last run of a stage on this machine left on record; empty where there is none."""
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["wall_s"])
-    except (OSError, ValueError, KeyError):
-        return None
+        record = json.loads((timings / f"{stage}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def forecast_rows(expected: Sequence[Expected]) -> list[dict[str, Any]]:
@@ -94,7 +100,7 @@ def total(expected: Sequence[Expected], cost: Cost) -> str:
     known = [each.seconds for each in would_run if each.seconds is not None]
     unknown = len(would_run) - len(known)
     note = f", without {unknown} that no time is known of" if unknown else ""
-    price = cost.of(sum(known))
+    price = cost.of(sum(known), sum(each.gpu_seconds for each in would_run))
     money = "" if price is None else f" and cost {price}"
     return (
         f"{len(would_run)} of {len(expected)} stages would run or might; last time they took "

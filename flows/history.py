@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.forecast import last_record
 from flows.schedule import Outcome
 from flows.settings import STATE
 from flows.summary import PUBLISHED
@@ -30,6 +31,8 @@ class Retraining:
     mean: float | None
     """Of the rung that is published, 0-1; None when the run did not come to its report."""
     result: str
+    gpu_seconds: float = 0.0
+    """What its stages held of GPUs."""
 
 
 def describe(
@@ -56,7 +59,14 @@ def describe(
         ran=None if error is not None else sum(outcome.is_new for outcome in stages),
         mean=_mean(params.report.after) if has_report else None,
         result=_result(outcomes, error),
+        gpu_seconds=_gpu_seconds(stages),
     )
+
+
+def _gpu_seconds(stages: Sequence[Outcome]) -> float:
+    """Of the stages that ran; what came from the run cache has the record of an earlier run."""
+    ran = [stage.name for stage in stages if stage.state == "Completed"]
+    return round(sum(last_record(name).get("gpu_s", 0.0) for name in ran), 1)
 
 
 def _mean(rung: str) -> float | None:
@@ -100,7 +110,7 @@ def history_rows(retrainings: Sequence[Retraining], params: Params) -> list[dict
             "minutes": f"{each.seconds / 60:.1f}",
             "stages run": "" if each.ran is None else each.ran,
             "mean": points(each.mean),
-            "cost": params.cost.of(each.seconds) or "",
+            "cost": params.cost.of(each.seconds, each.gpu_seconds) or "",
             "result": each.result,
         }
         for each in retrainings

@@ -17,6 +17,7 @@ from flows.dag import Stage, after, changed, check_data, read_stages, select
 from flows.dead_runs import close_dead_runs
 from flows.errors import FlowError, StageFailedError
 from flows.forecast import forecast, forecast_rows, total
+from flows.gpus import count_gpus
 from flows.locks import clean_rwlock, hold_checkout
 from flows.news import find_imports
 from flows.notify import tell_end, tell_published, tell_refused
@@ -26,7 +27,17 @@ from flows.profile import install_profile
 from flows.record import record_version
 from flows.remote import use_remote
 from flows.runner import PrefectRunner
-from flows.schedule import AT_ONCE, CHAMPION, Outcome, Step, plan, run_steps
+from flows.schedule import (
+    AT_ONCE,
+    CHAMPION,
+    MOST_STAGES,
+    Kind,
+    Outcome,
+    Step,
+    places_for,
+    plan,
+    run_steps,
+)
 from flows.terminal import say, use_terminal
 from flows.version import checkout, read_version, refusal
 from tasks.params import Params, load_params
@@ -34,7 +45,7 @@ from tasks.params import Params, load_params
 PUBLISH = "publish"
 
 # untyped, since Prefect's TaskRunner is invariant in its kind of future
-THREADS: Any = ThreadPoolTaskRunner(max_workers=sum(AT_ONCE.values()))
+THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_STAGES + sum(AT_ONCE.values()))
 
 
 @flow(
@@ -108,7 +119,8 @@ def _run(
         outcomes = _update_data(runner)
         changes = changed()
         check_data(changes)
-        outcomes += _run_stages(runner, chosen, {*changes, *forced})
+        places = places_for(count_gpus(params.compute.device))
+        outcomes += _run_stages(runner, chosen, {*changes, *forced}, places)
         outcomes += _finish(runner, chosen, is_whole=is_whole)
         if publish and is_whole:
             outcomes += _publish(runner)
@@ -160,9 +172,11 @@ def _update_data(runner: PrefectRunner) -> list[Outcome]:
     return outcomes
 
 
-def _run_stages(runner: PrefectRunner, chosen: list[Stage], stale: set[str]) -> list[Outcome]:
+def _run_stages(
+    runner: PrefectRunner, chosen: list[Stage], stale: set[str], places: dict[Kind, int]
+) -> list[Outcome]:
     """Run what is stale, in order, each output pushed as it is written."""
-    outcomes = run_steps(plan(chosen), {*stale, CHAMPION}, runner)
+    outcomes = run_steps(plan(chosen), {*stale, CHAMPION}, runner, places)
     artifacts.show_run(chosen, outcomes)
     # a push of one stage that failed is no reason: the one of everything decides
     _raise_failures([outcome for outcome in outcomes if outcome.kind != "push"])

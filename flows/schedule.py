@@ -5,7 +5,7 @@ waiting task, so that two waiting stages keep a third, ready one from starting.
 """
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,6 +14,8 @@ from flows.dag import Stage
 Kind = Literal["stage", "hook", "update", "push", "last push"]
 AT_ONCE: dict[Kind, int] = {"stage": 2, "hook": 1, "update": 1, "push": 1, "last push": 1}
 """Steps of a kind that run side by side; a push has a place of its own and delays no stage."""
+MOST_STAGES = 16
+"""However many GPUs there are: the processor and the memory of the machine are shared by all."""
 
 CHAMPION = "champion"
 """Hook that fetches the champion's scores before the stage that compares with them."""
@@ -81,13 +83,27 @@ def plan(stages: list[Stage]) -> list[Step]:
     return steps
 
 
-def run_steps(steps: Sequence[Step], stale: set[str], runner: Runner) -> list[Outcome]:
+def places_for(gpus: int) -> dict[Kind, int]:
+    """Steps of a kind that run side by side: on several GPUs a stage for each of them.
+
+    A stage that needs more GPUs than are free waits for them itself.
+    """
+    return {**AT_ONCE, "stage": min(max(AT_ONCE["stage"], gpus), MOST_STAGES)}
+
+
+def run_steps(
+    steps: Sequence[Step],
+    stale: set[str],
+    runner: Runner,
+    places: Mapping[Kind, int] = AT_ONCE,
+) -> list[Outcome]:
     """Run `steps` and return how each ended, in their order; an unneeded push is left out.
 
     Args:
         steps: Each after all it depends on.
         stale: Steps known to have work to do; whatever reads a new output is stale as well.
         runner: Starts and collects single steps.
+        places: How many steps of a kind run side by side.
     """
     waiting = {step.name: step for step in steps}
     causes: dict[str, str] = {}
@@ -95,7 +111,7 @@ def run_steps(steps: Sequence[Step], stale: set[str], runner: Runner) -> list[Ou
     outcomes: dict[str, Outcome] = {}
     finished: queue.SimpleQueue[str] = queue.SimpleQueue()
     while waiting or running:
-        for step in _ready(waiting, running, outcomes):
+        for step in _ready(waiting, running, outcomes, places):
             del waiting[step.name]
             upstream = [outcomes[name] for name in step.upstream]
             is_stale = step.name in stale or any(outcome.is_new for outcome in upstream)
@@ -118,15 +134,18 @@ def run_steps(steps: Sequence[Step], stale: set[str], runner: Runner) -> list[Ou
 
 
 def _ready(
-    waiting: dict[str, Step], running: dict[str, Step], outcomes: dict[str, Outcome]
+    waiting: dict[str, Step],
+    running: dict[str, Step],
+    outcomes: dict[str, Outcome],
+    places: Mapping[Kind, int],
 ) -> list[Step]:
     """The steps that may start now, within the places left of each kind."""
-    places = AT_ONCE.copy()
+    left = dict(places)
     for step in running.values():
-        places[step.kind] -= 1
+        left[step.kind] -= 1
     ready: list[Step] = []
     for step in waiting.values():
-        if places[step.kind] > 0 and outcomes.keys() >= set(step.upstream):
-            places[step.kind] -= 1
+        if left[step.kind] > 0 and outcomes.keys() >= set(step.upstream):
+            left[step.kind] -= 1
             ready.append(step)
     return ready

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from flows.database import check_database, database_settings
 from flows.errors import FlowError
 from flows.process import Processes
 from flows.settings import SERVER_AUTH, STATE
@@ -56,9 +57,10 @@ def start_server(port: int) -> Iterator[str]:
     """Run a server on `port` for the body, and end it, also when this process is killed.
 
     Raises:
-        FlowError: It does not answer; the message names its log.
+        FlowError: Its database cannot be used, or it does not answer; the message says which.
     """
     url = f"http://{HOST}:{port}"
+    check_database()
     log_path = ADDRESS_FILE.with_name("server.log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
     processes = Processes()
@@ -95,14 +97,13 @@ def server_command(host: str, port: int) -> list[str]:
 
 
 def server_settings(url: str) -> dict[str, str]:
-    """What a server at this address needs in its environment beside infra/prefect.env."""
+    """What a server at this address needs in its environment beside infra/prefect.env.
+
+    Raises:
+        FlowError: DATABASE_URL names a kind of database that it cannot use.
+    """
     # the pages ask this address; without it they ask port 4200, whatever the port
-    settings = {"PREFECT_SERVER_UI_API_URL": f"{url}/api"}
-    database = os.environ.get("DATABASE_URL", "")
-    if database.startswith(("postgres://", "postgresql://")):
-        rest = database.partition("://")[2]
-        settings["PREFECT_API_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg://{rest}"
-    return settings
+    return {"PREFECT_SERVER_UI_API_URL": f"{url}/api"} | database_settings()
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from flows.background import Service
 from flows.cron import MONTHLY, check_schedule
+from flows.database import check_database
 from flows.errors import FlowError
 from flows.locks import check_checkout_is_free
 from flows.process import environment
@@ -136,6 +137,7 @@ def _start_server(server: Service, url: str, command: list[str]) -> None:
     other = running_server()
     if other:
         raise FlowError(f"{other} is up for this checkout already: end `python -m flows.ui` first")
+    check_database()
     server.start(command, server_settings(url))
     _wait(lambda: is_up(f"{url}/api"), server)
     ADDRESS_FILE.write_text(f"{url}/api", encoding="utf-8")

@@ -29,6 +29,9 @@ SAVE_S = 20.0
 
 logger = logging.getLogger(__name__)
 
+_meters: list[Callable[[], dict[str, float]]] = []
+"""What else is recorded of this process when it ends."""
+
 
 class StageError(ValueError):
     """Bad input found by a stage; the message says what was given, expected and what to do."""
@@ -37,8 +40,8 @@ class StageError(ValueError):
 def run_stage(name: str, body: Callable[[Params], None]) -> None:
     """Run `body` as the stage `name` and exit: 0, or 1 with a message a person can act on.
 
-    Wall time and peak memory go to artifacts/timings/, which is no DVC output: they differ from
-    run to run while outputs must not.
+    Wall time, peak memory and what the stage used of its GPUs go to artifacts/timings/, which is no
+    DVC output: they differ from run to run while outputs must not.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -55,14 +58,19 @@ def run_stage(name: str, body: Callable[[Params], None]) -> None:
         logger.debug("trace", exc_info=error)
         sys.exit(1)
     TIMINGS.mkdir(parents=True, exist_ok=True)
-    write_json(
-        TIMINGS / f"{name}.json",
-        {
-            "stage": name,
-            "wall_s": round(time.monotonic() - started, 2),
-            "peak_bytes": _peak_bytes(),
-        },
-    )
+    record: dict[str, Any] = {
+        "stage": name,
+        "wall_s": round(time.monotonic() - started, 2),
+        "peak_bytes": _peak_bytes(),
+    }
+    for read in _meters:
+        record |= read()
+    write_json(TIMINGS / f"{name}.json", record)
+
+
+def record_at_end(read: Callable[[], dict[str, float]]) -> None:
+    """Add what `read` returns to the record of this stage when it ends well."""
+    _meters.append(read)
 
 
 def _peak_bytes() -> int:

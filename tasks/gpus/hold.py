@@ -34,7 +34,8 @@ from tasks.gpus.lock_files import (
     try_lock,
     write_record,
 )
-from tasks.stage import StageError
+from tasks.gpus.meter import Meter
+from tasks.stage import StageError, record_at_end
 
 FOLDER_VARIABLE = "SAMOVAR_GPU_LOCKS"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -78,6 +79,7 @@ def hold_gpus(number: int) -> list[str]:
             _held.update(_join(folder, names))
         else:
             _held.update(_take(folder, names, int(os.environ.get("LOCAL_WORLD_SIZE", number))))
+            record_at_end(Meter(list(_held)).read)
     except PermissionError as error:
         raise StageError(
             f"the GPU locks in {folder} cannot be used: {error}. Its owner must make the folder "

@@ -27,7 +27,7 @@ TABLES = ("ingest/examples", "ingest/development", "ingest/documents", "ingest/e
 
 
 def cost_view(run: Run) -> dict[str, Any]:
-    """Wall time, price and peak memory per stage; one without a record did not run here."""
+    """Time, price, GPUs and peak memory per stage; one without a record did not run here."""
     timings = run.timings()
     names = [name for stage in STAGES for name in _runs_of(run, stage)]
     longest = max((own["wall_s"] for own in timings.values()), default=0) or 1
@@ -39,19 +39,26 @@ def cost_view(run: Run) -> dict[str, Any]:
         if own is not None:
             row |= {
                 "time": numbers.duration(own["wall_s"]),
-                "price": run.params.cost.of(own["wall_s"]),
+                "price": run.params.cost.of(own["wall_s"], own.get("gpu_s", 0.0)),
+                "gpus": numbers.duration(own["gpu_s"]) if "gpu_s" in own else "",
+                "energy": numbers.energy(own["energy_j"]) if "energy_j" in own else "",
                 "time_width": round(100 * own["wall_s"] / longest, 1),
                 "memory": numbers.memory(own["peak_bytes"]),
                 "memory_width": round(100 * own["peak_bytes"] / largest, 1),
             }
         rows.append(row)
-    total = sum(timings[name]["wall_s"] for name in names if name in timings)
-    price = run.params.cost.of(total)
+    total, gpu_seconds, joules = (
+        sum(timings[name].get(what, 0.0) for name in names if name in timings)
+        for what in ("wall_s", "gpu_s", "energy_j")
+    )
+    price = run.params.cost.of(total, gpu_seconds)
     return {
         "rows": rows,
         "total": numbers.duration(total) if total else None,
         "price": price,
-        "columns": 4 if price is None else 5,
+        "gpus": numbers.duration(gpu_seconds) if gpu_seconds else None,
+        "energy": numbers.energy(joules) if joules else None,
+        "columns": 4 + (price is not None) + bool(gpu_seconds) + bool(joules),
     }
 
 

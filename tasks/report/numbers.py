@@ -44,6 +44,14 @@ def memory(size_bytes: float) -> str:
     return f"{mebibytes / 1024:.1f}{THIN_SPACE}GiB"
 
 
+def energy(joules: float) -> str:
+    """Joules in kilowatt hours, or in watt hours below one."""
+    watt_hours = joules / 3600
+    if watt_hours < 1000:  # noqa: PLR2004 - a kilowatt hour
+        return f"{watt_hours:.1f}{THIN_SPACE}Wh"
+    return f"{watt_hours / 1000:.2f}{THIN_SPACE}kWh"
+
+
 def magnitude(value: float) -> str:
     """A small quantity with three significant digits."""
     return f"{value:.3g}".replace("-", MINUS)

@@ -87,15 +87,19 @@ class Cost(Section):
     """Section cost: money in the report and in a dry run; no other output depends on it."""
 
     machine_hour: NonNegativeFloat | None
-    """Price of an hour of the machine that runs the stages; null where money is not shown."""
+    """Price of an hour of the machine that runs the stages; null where it is not counted."""
+    gpu_hour: NonNegativeFloat | None
+    """Price of an hour of one GPU, counted while a stage holds it; null where it is not counted."""
     currency: Name
-    """What the price is in."""
+    """What the prices are in."""
 
-    def of(self, seconds: float) -> str | None:
-        """Price of so many seconds, with its currency; None without a price."""
-        if self.machine_hour is None:
+    def of(self, seconds: float, gpu_seconds: float) -> str | None:
+        """Price of so many seconds of the machine and of one GPU; None without any price."""
+        if self.machine_hour is None and self.gpu_hour is None:
             return None
-        return f"{self.machine_hour * seconds / 3600:.2f} {self.currency}"
+        of_machine = (self.machine_hour or 0.0) * seconds
+        of_gpus = (self.gpu_hour or 0.0) * gpu_seconds
+        return f"{(of_machine + of_gpus) / 3600:.2f} {self.currency}"
 
 
 class Record(Section):

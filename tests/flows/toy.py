@@ -194,7 +194,7 @@ class Toy:
 
 def toy_environment() -> dict[str, str]:
     """The environment without what would reach into a toy checkout from outside."""
-    outside = ("PREFECT_", "AWS_", "PYTHONPATH", "DVC_")
+    outside = ("PREFECT_", "AWS_", "PYTHONPATH", "DVC_", "DATABASE_URL")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
     auth = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_API_AUTH_STRING": AUTH}
     return clean | auth | {"PATH": f"{Path(sys.executable).parent}:{clean['PATH']}"}
@@ -217,7 +217,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 def write_toy(root: Path) -> None:
     """Make `root` an initialised toy checkout in which nothing has run."""
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("flows", "tasks/sections", "infra/profiles"):
+    for name in ("flows", "tasks/gpus", "tasks/sections", "infra/profiles"):
         shutil.copytree(ROOT / name, root / name, ignore=ignore)
     for name in ("infra/prefect.env", "infra/prefect-logging.yaml", "tasks/params.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)

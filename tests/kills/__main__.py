@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.flows.s3 import KEYS, serve_s3
 from tests.kills.processes import (
+    database_kills,
     dvc_kills,
     flow_kills,
     lock_faults,
@@ -38,6 +39,7 @@ GROUPS = {
     "dvc": dvc_kills,
     "stage": stage_kills,
     "server": server_kills,
+    "database": database_kills,
     "s3": s3_kills,
     "worker": worker_kills,
     "lock": lock_faults,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
+from tests.flows.postgres import serve_postgres
 from tests.flows.s3 import KEYS
 from tests.flows.toy import Popen, api, last_run, wait_until
 from tests.kills.site import (
@@ -26,6 +27,7 @@ from tests.kills.site import (
     nothing,
     prepare,
     seconds_until,
+    services,
     start,
     state_of,
 )
@@ -81,6 +83,26 @@ def server_kills(site: Site) -> Iterator[Row]:
                 site.up()
 
             yield check(site, "server", f"{signalled(number)}, up again at once", when, kill)
+
+
+def database_kills(site: Site) -> Iterator[Row]:
+    """With the runs kept in PostgreSQL."""
+    services(site, "down", "--force")
+    with serve_postgres() as database:
+        kept = dataclasses.replace(site, database=database)
+        kept.up()
+        for when in MOMENTS:
+            for number, pause_s in ((signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGINT, 30)):
+
+                def kill(_flow: Popen, n: int = number, pause_s: float = pause_s) -> None:
+                    database.signal(n)
+                    time.sleep(pause_s)
+                    database.start()
+
+                how = f"{signalled(number)}, up again after {pause_s} s"
+                yield check(kept, "database", how, when, kill, mend=nothing)
+        services(kept, "down", "--force")
+    site.up()
 
 
 def s3_kills(site: Site) -> Iterator[Row]:

@@ -16,6 +16,7 @@ import psutil
 
 from flows.server import free_port
 from tasks.storage import Storage, open_storage
+from tests.flows.postgres import Postgres
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import Popen, Toy, api, git, last_run, wait_until, write_toy
 
@@ -24,7 +25,15 @@ GONE_S, TRUE_S = 10.0, 120.0
 ONE_STAGE = ("--stages", "ingest", "--force", "ingest")
 ALIVE = {"Running", "Pending", "Scheduled", "Cancelling"}
 SERVICES = ("server", "worker")
-OUTSIDE = {"server", "S3 gateway", "S3 store", "S3 monitor", "all of S3", "network to the server"}
+OUTSIDE = {
+    "server",
+    "database",
+    "S3 gateway",
+    "S3 store",
+    "S3 monitor",
+    "all of S3",
+    "network to the server",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Site:
 
     toy: Toy
     s3: S3
+    database: Postgres | None = None
+    """Of the Prefect server; SQLite where there is none."""
 
     @property
     def port(self) -> int:
@@ -74,8 +85,9 @@ class Site:
         """Bring back whatever was killed."""
         self.s3.control("start")
         local = Toy(self.toy.root, None)
+        environment = KEYS if self.database is None else KEYS | {"DATABASE_URL": self.database.url}
         with local.start(
-            "up", "--port", str(self.port), module="flows.services", **KEYS
+            "up", "--port", str(self.port), module="flows.services", **environment
         ) as process:
             output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output

@@ -9,7 +9,7 @@ from flows.dag import Stage
 from flows.forecast import FORCED, Expected, forecast, forecast_rows, total
 from tasks.params import Cost
 
-FREE = Cost(machine_hour=None, currency="USD")
+FREE = Cost(machine_hour=None, gpu_hour=None, currency="USD")
 
 STAGES = [
     Stage("ingest", (), ()),
@@ -23,7 +23,9 @@ STAGES = [
 @pytest.fixture
 def timings(tmp_path: Path) -> Path:
     for stage, seconds in (("pretrain", 90.0), ("merge", 30.0), ("ingest", 7.0)):
-        (tmp_path / f"{stage}.json").write_text(json.dumps({"stage": stage, "wall_s": seconds}))
+        record = {"stage": stage, "wall_s": seconds}
+        record |= {"gpu_s": 360.0} if stage == "pretrain" else {}
+        (tmp_path / f"{stage}.json").write_text(json.dumps(record))
     (tmp_path / "report.json").write_text("{")
     return tmp_path
 
@@ -31,11 +33,11 @@ def timings(tmp_path: Path) -> Path:
 def test_a_change_runs_its_stage_and_perhaps_all_that_follow(timings: Path) -> None:
     found = forecast(STAGES, {"pretrain": "changed params: max_steps modified"}, set(), timings)
     assert found == [
-        Expected("ingest", None, False, 7.0),
-        Expected("baseline", None, False, None),
-        Expected("pretrain", "changed params: max_steps modified", True, 90.0),
-        Expected("merge", "after pretrain", False, 30.0),
-        Expected("report", "after merge", False, None),
+        Expected("ingest", None, False, 7.0, 0.0),
+        Expected("baseline", None, False, None, 0.0),
+        Expected("pretrain", "changed params: max_steps modified", True, 90.0, 360.0),
+        Expected("merge", "after pretrain", False, 30.0, 0.0),
+        Expected("report", "after merge", False, None, 0.0),
     ]
     assert [row["would"] for row in forecast_rows(found)] == [
         "be skipped",
@@ -50,11 +52,15 @@ def test_a_change_runs_its_stage_and_perhaps_all_that_follow(timings: Path) -> N
     )
 
 
-def test_a_price_is_that_of_the_time_it_took(timings: Path) -> None:
+@pytest.mark.parametrize(
+    ("machine", "gpu", "price"), [(3.0, None, "0.10"), (None, 2.0, "0.20"), (3.0, 2.0, "0.30")]
+)
+def test_a_price_is_that_of_machine_and_gpus(
+    timings: Path, machine: float | None, gpu: float | None, price: str
+) -> None:
     found = forecast(STAGES, {"pretrain": "changed"}, set(), timings)
-    assert "took 2.0 min one after another and cost 0.10 EUR, without" in total(
-        found, Cost(machine_hour=3.0, currency="EUR")
-    )
+    cost = Cost(machine_hour=machine, gpu_hour=gpu, currency="EUR")
+    assert f"took 2.0 min one after another and cost {price} EUR, without" in total(found, cost)
 
 
 def test_a_forced_stage_runs_without_a_change(timings: Path) -> None:
@@ -69,6 +75,6 @@ def test_nothing_to_do_is_said(timings: Path) -> None:
 
 
 def test_a_long_reason_is_cut_for_the_table() -> None:
-    [row] = forecast_rows([Expected("ingest", "changed deps: " + "a, " * 100, True, None)])
+    [row] = forecast_rows([Expected("ingest", "changed deps: " + "a, " * 100, True, None, 0.0)])
     assert len(row["why"]) == 120
     assert row["why"].endswith("…")

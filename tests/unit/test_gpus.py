@@ -3,10 +3,12 @@
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +18,12 @@ from typing import Any
 import pytest
 import torch
 
+from tasks import stage
 from tasks.compute import use_compute
 from tasks.contrastive import ContrastiveStage, run_training
 from tasks.gpus import hold, visible
 from tasks.gpus.lock_files import guarded, own_record, read_record, try_lock, write_record
-from tasks.params import load_params
+from tasks.params import Params, load_params
 from tasks.sections.training import Compute
 from tasks.stage import StageError
 from tests.unit.gpu_worker import COMMAND, Worker
@@ -200,6 +203,23 @@ def test_more_gpus_than_there_are_is_an_error_with_both_numbers(in_process: Path
 def test_a_process_takes_gpus_once(in_process: Path) -> None:
     assert hold.hold_gpus(1) == hold.hold_gpus(1) == [A]
     assert os.environ[hold.VISIBLE] == A
+
+
+def test_the_record_of_a_stage_tells_how_long_it_held_them(
+    in_process: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PROFILE, "params.yaml")
+    monkeypatch.setattr(stage, "_meters", [])
+
+    def body(_: Params) -> None:
+        time.sleep(0.2)
+        hold.hold_gpus(2)
+        time.sleep(0.2)
+
+    stage.run_stage("pretrain", body)
+    record = stage.read_json(stage.TIMINGS / "pretrain.json")
+    assert 2 * 0.2 <= record["gpu_s"] <= 2 * (record["wall_s"] - 0.2) + 0.02
 
 
 def test_the_folder_is_for_everybody_whatever_the_umask(in_process: Path) -> None:

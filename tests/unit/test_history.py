@@ -70,5 +70,18 @@ def test_the_last_twenty_come_back_newest_first_without_broken_lines(params: Par
     assert list(row.values()) == ["run 0", "1.0", 1, "50.0", "0.10 USD", "green"]
 
 
+def test_gpus_cost_what_the_stages_that_ran_held_of_them(params: Params) -> None:
+    Path("artifacts/timings").mkdir()
+    for stage in ("report", "ingest"):
+        record = {"stage": stage, "wall_s": 60.0, "gpu_s": 1800.0}
+        Path(f"artifacts/timings/{stage}.json").write_text(json.dumps(record))
+    run = history.describe(BEGAN, 60.0, [SKIPPED, REPORT], None, params)
+    history.add(run)
+    assert history.last()[0].gpu_seconds == 1800.0
+    price = params.cost.model_copy(update={"gpu_hour": 4.0})
+    [row] = history.history_rows([run], params.model_copy(update={"cost": price}))
+    assert row["cost"] == "2.00 USD"
+
+
 def test_no_run_yet_is_no_error() -> None:
     assert history.last() == []

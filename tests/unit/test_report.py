@@ -178,6 +178,19 @@ def test_money_is_shown_where_an_hour_has_a_price(folder, params):
     assert "USD</td>" not in page_of(None)
 
 
+def test_what_gpus_used_is_shown_where_a_stage_held_some(folder, params):
+    run = Run(params=params, artifacts=folder / "artifacts")
+    write_run(folder / "artifacts", params)
+    assert "<th>GPUs</th>" not in report_page(run)
+    timing = {"stage": "pretrain", "wall_s": 60.0, "peak_bytes": 1, "gpu_s": 480.0}
+    write_json(folder / "artifacts" / "timings" / "pretrain.json", timing | {"energy_j": 9e6})
+    cost = params.cost.model_copy(update={"gpu_hour": 3.0})
+    page = report_page(Run(run.params.model_copy(update={"cost": cost}), run.artifacts))
+    text = Page(page).text
+    assert re.search(r"pretrain\s*0\.40 USD\s*8\s*min 00\s*s\s*2\.50\s*kWh", text)
+    assert "0.00 USD" in text, "a stage without a GPU costs nothing"
+
+
 def test_removed_blocks_are_marked(run):
     text = Page(report_page(run)).text
     assert re.findall(r"block (\d), removed", text) == ["5", "6"]

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from flows.dag import Stage
-from flows.schedule import Outcome, Step, plan, run_steps
+from flows.schedule import MOST_STAGES, Outcome, Step, places_for, plan, run_steps
 
 
 class Recorder:
@@ -91,6 +91,15 @@ def test_two_stages_run_side_by_side_and_no_more():
     recorder = Recorder({}, at_once=2, last="s5")
     run_steps(steps, set(), recorder)
     assert recorder.most == {"stage": 2}
+
+
+@pytest.mark.parametrize(("gpus", "stages"), [(0, 2), (1, 2), (4, 4), (100, MOST_STAGES)])
+def test_variants_spread_over_the_gpus(gpus, stages):
+    steps = [Step(f"s{number}", "stage") for number in range(20)]
+    recorder = Recorder({}, at_once=stages, last="s19")
+    run_steps(steps, set(), recorder, places_for(gpus))
+    assert recorder.most == {"stage": stages}
+    assert places_for(gpus)["push"] == 1
 
 
 def test_ready_stage_does_not_wait_behind_waiting_ones():
