@@ -6,6 +6,9 @@ from typing import Any
 from tasks.report import numbers
 from tasks.report.run import Run
 
+BASELINES = "baseline/"
+"""Where the checkpoints lie that no model of the chain is."""
+
 
 def verdict_view(run: Run) -> dict[str, Any]:
     """The decision of the gate with its reasons and the numbers behind it."""
@@ -57,19 +60,23 @@ def champion_view(run: Run) -> dict[str, Any] | None:
 
 
 def ladder_view(run: Run) -> dict[str, Any]:
-    """The table of rungs: scores, their heat within a column, and bars of the mean."""
+    """The rungs: bars of their mean, what each model gained on the one before, and a table."""
     rows = run.ladder()
     tasks = list(run.params.evaluate.tasks)
     spans = {task: _span([row["tasks"][task] for row in rows]) for task in tasks}
     span = _span([row["mean"] for row in rows])
     best = max(row["mean"] for row in rows)
     candidate = next(row for row in rows if row["rung"] == run.params.gate.candidate)
-    shown = []
-    for number, row in enumerate(rows):
-        below = rows[number - 1]["mean"] if number else None
+    shown: list[dict[str, Any]] = []
+    below: float | None = None
+    for row in rows:
+        is_model = not run.params.evaluate.checkpoints[row["rung"]].startswith(BASELINES)
+        gain = "" if below is None or not is_model else numbers.gain(row["mean"] - below)
+        below = row["mean"] if is_model else below
         shown.append(
             {
                 "rung": row["rung"],
+                "is_model": is_model,
                 "is_candidate": row["rung"] == run.params.gate.candidate,
                 "cells": [
                     {
@@ -81,7 +88,7 @@ def ladder_view(run: Run) -> dict[str, Any]:
                 "mean": numbers.score(row["mean"]),
                 "heat": _heat(row["mean"], span),
                 "mean_by_type": numbers.score(row["mean_by_type"]),
-                "step": "" if below is None else numbers.gain(row["mean"] - below),
+                "step": gain,
                 "bar": round(100 * row["mean"] / best, 1) if best > 0 else 0,
             }
         )

@@ -1,5 +1,6 @@
 """Line charts as inline SVG, coloured by the page's own CSS so that they follow its theme."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 480, 230
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26
 TICKS = 4
+TREND_PARTS = 20
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,21 @@ class Line:
     name: str
     x: Sequence[float]
     y: Sequence[float]
+
+    @property
+    def trend(self) -> list[float]:
+        """Each value's mean with its neighbours, a twentieth of the line to either side.
+
+        A training changes its source from step to step, and a loss of one is no loss of another.
+        """
+        reach = len(self.y) // TREND_PARTS
+        if not reach:
+            return list(self.y)
+        sums = [0.0, *itertools.accumulate(self.y)]
+        spans = [
+            (max(0, at - reach), min(len(self.y), at + reach + 1)) for at in range(len(self.y))
+        ]
+        return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class _Frame:
 
 
 def line_chart(lines: Sequence[Line], title: str) -> Markup:
-    """An SVG of the lines, x from zero, y from a round number below them to one above.
+    """An SVG of the lines, faint, and of their trends; x from zero, y between round numbers.
 
     Args:
         lines: At least one, each with at least one point; they share both axes.
@@ -52,10 +69,10 @@ def line_chart(lines: Sequence[Line], title: str) -> Markup:
         if tick <= frame.x_high
     ]
     for number, line in enumerate(lines):
-        points = " ".join(
-            f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(line.x, line.y, strict=True)
-        )
-        parts.append(f'<polyline class="line line-{number}" points="{points}"/>')
+        trend = line.trend
+        if trend != list(line.y):
+            parts.append(_polyline(frame, line.x, line.y, f"line faint line-{number}"))
+        parts.append(_polyline(frame, line.x, trend, f"line line-{number}"))
     return Markup(  # noqa: S704 - every text in it is escaped above
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"
@@ -71,6 +88,11 @@ def round_ticks(low: float, high: float) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [round(number * step, 10) for number in range(first, last + 1)]
+
+
+def _polyline(frame: _Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
+    points = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
+    return f'<polyline class="{kind}" points="{points}"/>'
 
 
 def _grid(y: float, tick: float) -> str:

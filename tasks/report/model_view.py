@@ -122,8 +122,8 @@ def _chart(run: Run, name: str, folders: list[str], caption: str) -> dict[str, A
             {
                 "name": line.name,
                 "number": number,
-                "first": f"{line.y[0]:.2f}",
-                "last": f"{line.y[-1]:.2f}",
+                "first": f"{line.trend[0]:.2f}",
+                "last": f"{line.trend[-1]:.2f}",
             }
             for number, line in enumerate(lines)
         ],

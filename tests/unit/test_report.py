@@ -5,6 +5,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -154,7 +155,7 @@ def test_every_training_has_its_curve(run):
     html = report_page(run)
     for name in ("backbone", "pretrain", "finetune", "multitask"):
         assert f'aria-label="Loss of {name} by step"' in html
-    assert html.count("<polyline") == 5  # multitask has two variants
+    assert html.count("<polyline") == 2 * 5  # a line and its trend; multitask has two variants
 
 
 def test_peak_memory_stands_beside_the_time_of_a_stage(run):
@@ -292,6 +293,14 @@ def test_ticks_are_few_and_enclose_the_values(low, high):
     assert ticks[-1] >= high
     assert 2 <= len(ticks) <= 7
     assert ticks == sorted(set(ticks))
+
+
+def test_a_trend_is_the_mean_with_the_neighbours():
+    values = list(np.random.default_rng(1).normal(size=50))
+    trend = Line("a", range(50), values).trend
+    expected = [np.mean(values[max(0, at - 2) : at + 3]) for at in range(50)]
+    np.testing.assert_allclose(trend, expected)
+    assert Line("a", range(19), values[:19]).trend == values[:19]
 
 
 def test_a_chart_stays_on_its_canvas_and_escapes_its_title():
