@@ -122,7 +122,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps-share", type=float, default=1.0, help="of max_steps of each stage")
     parser.add_argument("--out", type=Path, help="JSON of every score")
     chosen = parser.parse_args()
@@ -130,7 +130,7 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     scores: dict[str, list[dict[str, float]]] = {"samovar": [], "sentence-transformers": []}
     with tempfile.TemporaryDirectory() as temporary:
-        for seed in range(1, chosen.seeds + 1):
+        for seed in chosen.seeds:
             compare(chosen, Path(temporary) / str(seed), seed, scores)
             if chosen.out is not None:
                 chosen.out.write_text(json.dumps(scores, indent=2) + "\n")

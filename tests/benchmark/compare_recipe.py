@@ -136,7 +136,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--steps-share", type=float, default=1.0, help="of max_steps of each stage")
     parser.add_argument("--only", nargs="*", choices=list(CHANGES), default=list(CHANGES))
     parser.add_argument("--out", type=Path, help="JSON of every score, by change and seed")
@@ -154,7 +154,7 @@ def main() -> None:
                     seed,
                     chosen.steps_share,
                 )
-                for seed in range(1, chosen.seeds + 1)
+                for seed in chosen.seeds
             ]
             report(name, scores)
             if chosen.out is not None:
