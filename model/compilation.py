@@ -2,21 +2,34 @@
 
 Norms, rotary positions, gates and residual sums of a block each read and write all its states; as
 one kernel they do so once. All blocks share what was compiled for the first, for any number of
-tokens.
+tokens. Attention in groups of texts stays as it is (model/packing.py).
 """
 
-from transformers import PreTrainedModel
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def compile_blocks(decoder: PreTrainedModel) -> None:
+def has_compiler() -> bool:
+    """Whether torch.compile finds what it builds kernels of a processor with."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def compile_blocks(decoder: "PreTrainedModel") -> bool:
     """Have torch.compile replace every block when it is first run, in place.
 
-    Names of weights stay as they are. Texts of many lengths should run packed, with the attention
-    kernel of a GPU: other ways compile anew for new shapes.
+    Names of weights stay as they are.
 
     Args:
         decoder: With a list of blocks as `layers`, as the backbone of an encoder has.
+
+    Returns:
+        Whether there were blocks that had not been compiled.
     """
-    for block in decoder.layers:  # pyright: ignore[reportGeneralTypeIssues]  # a list of blocks
-        if block._compiled_call_impl is None:
-            block.compile(dynamic=True)
+    plain = [block for block in decoder.layers if block._compiled_call_impl is None]  # pyright: ignore[reportGeneralTypeIssues]  # a list of blocks
+    for block in plain:
+        block.compile(dynamic=True)
+    return bool(plain)

@@ -212,19 +212,20 @@ class Encoder(nn.Module):
         done = held_numbers = 0
         started = shown = time.monotonic()
         lengths = [len(item.ids) for item in items]
-        for batch in token_budget_batches(lengths, batch_tokens, is_packed=self.is_packed):
-            with decoder_autocast(self.device, precision):
+        # one context for all: the weights are cast when it is first used
+        with decoder_autocast(self.device, precision):
+            for batch in token_budget_batches(lengths, batch_tokens, is_packed=self.is_packed):
                 held.append((batch, self.embed([items[position] for position in batch])))
-            held_numbers += len(batch) * self.embedding_size
-            if held_numbers > HELD_NUMBERS:
-                fetch()
-                held_numbers = 0
-            done += len(batch)
-            if time.monotonic() - shown > PROGRESS_INTERVAL_S:
-                shown = time.monotonic()
-                rate = done / (shown - started)
-                logger.info("encoded %d/%d texts, %.0f texts/s", done, len(texts), rate)
-        fetch()
+                held_numbers += len(batch) * self.embedding_size
+                if held_numbers > HELD_NUMBERS:
+                    fetch()
+                    held_numbers = 0
+                done += len(batch)
+                if time.monotonic() - shown > PROGRESS_INTERVAL_S:
+                    shown = time.monotonic()
+                    rate = done / (shown - started)
+                    logger.info("encoded %d/%d texts, %.0f texts/s", done, len(texts), rate)
+            fetch()
         self.train(was_training)
         return embedding_ND.numpy()
 

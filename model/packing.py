@@ -242,7 +242,7 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
     if _suits_kernel(states, packed_texts, dropout):
         attended_1THK = _attend_by_kernel(states, packed_texts, scaling, reach)
     else:
-        attended_1THK = _attend_by_groups(states, packed_texts, scaling, reach, dropout)
+        attended_1THK = _attend_by_groups(states, packed_texts, scaling, reach, dropout)  # pyright: ignore[reportCallIssue]  # the decorator's type is too narrow
     return attended_1THK, None
 
 
@@ -283,6 +283,7 @@ def _attend_by_kernel(
     return attended_THK[None]  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]  # nothing else was asked for
 
 
+@torch.compiler.disable  # it would be compiled anew for every set of lengths
 def _attend_by_groups(
     states: Sequence[Tensor],
     packed_texts: PackedTexts,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from model.compilation import has_compiler
 from model.precision import Precision, fast_precision, has_bf16_instructions
 from tasks.params import Compute
 from tasks.stage import StageError
@@ -49,7 +50,7 @@ def use_compute(compute: Compute, gpus: int = 1) -> Machine:
     if use_cuda:
         _check_gpus(held)
     device = torch.device("cuda" if use_cuda else "cpu")
-    return Machine(device, _precision(compute, device), compute.compile_blocks)
+    return Machine(device, _precision(compute, device), _compiles(compute, device))
 
 
 def _hold_gpus(number: int) -> list[str]:
@@ -71,6 +72,16 @@ def _check_gpus(held: list[str]) -> None:
             f"before and sees {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES to as many as "
             "it needs, or PYTORCH_NVML_BASED_CUDA_CHECK to 1"
         )
+
+
+def _compiles(compute: Compute, device: torch.device) -> bool:
+    if compute.compile_blocks and device.type == "cpu" and not has_compiler():
+        logger.warning(
+            "compute.compile_blocks is true, but there is no g++ (nor what CXX names): blocks run "
+            "as they are, slower. Install g++, or set compute.compile_blocks to false"
+        )
+        return False
+    return compute.compile_blocks
 
 
 def _precision(compute: Compute, device: torch.device) -> Precision:

@@ -5,11 +5,17 @@ from collections.abc import Iterator
 
 from model.compilation import compile_blocks
 from model.encoder import Encoder
+from model.precision import decoder_autocast
+from model.tokenization import TokenizedText
 from model.training.activations import recompute_activations
 from model.training.lora import Adapters
 from model.training.settings import TrainSettings
 from model.training.sharding import sharded_copy, whole_tensors
 from model.training.team import Team
+
+FIRST_LENGTH = 64
+LONG_SUM = 4096
+"""Numbers that the compiler adds up in one chain on a processor."""
 
 
 @contextlib.contextmanager
@@ -43,5 +49,27 @@ def trained_form(encoder: Encoder, settings: TrainSettings, team: Team) -> Itera
 def _compiled(encoder: Encoder, settings: TrainSettings) -> Encoder:
     """The encoder itself, its blocks compiled if that is wanted."""
     if settings.compile_blocks:
-        compile_blocks(encoder.backbone)
+        is_new = compile_blocks(encoder.backbone)
+        if is_new and encoder.device.type == "cpu":
+            _take_first_passes(encoder, settings)
     return encoder
+
+
+def _take_first_passes(encoder: Encoder, settings: TrainSettings) -> None:
+    """Have blocks compiled by batches of the same sizes in every process.
+
+    The compiler builds other kernels where a sum has more than `LONG_SUM` numbers, and looks at the
+    first sizes it meets. A training that goes on after a kill meets others, and would add up in
+    another order.
+    """
+    most = settings.micro_batch_tokens
+    heads = encoder.backbone.config.num_attention_heads
+    # one size in each range: a norm of heads adds up over tokens and heads, others over tokens
+    bounds = [LONG_SUM >> halvings for halvings in range(heads.bit_length())]
+    for tokens in sorted({min(size, most) for size in (2 * LONG_SUM, *bounds)}):
+        length = min(FIRST_LENGTH, settings.max_length_tokens)
+        items = [TokenizedText([encoder.pad_id] * length, 0)] * max(1, tokens // length)
+        with decoder_autocast(encoder.device, settings.precision):
+            vectors = encoder.train().embed(items)
+        vectors.square().sum().backward()
+        encoder.zero_grad(set_to_none=True)

@@ -37,6 +37,7 @@ from model.training.state import TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
 from model.training.team import Team
+from model.training.utilisation import most_tokens_per_s
 from model.writing import writing
 
 
@@ -98,7 +99,7 @@ def _take_steps(
     """All steps that are left to do, each logged, with a checkpoint now and then."""
     done, log_bytes = trainer.state.resume()
     team.check_same(done, "the steps already done")
-    progress = Progress(settings.max_steps)
+    progress = Progress(settings.max_steps, trainer.most_tokens_per_s())
     with StepLog(log_path, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
         for step in range(done + 1, settings.max_steps + 1):
             record = trainer.step(step)
@@ -152,6 +153,10 @@ class Trainer:
             folder=folder,
             fingerprint=self._fingerprint(),
         )
+
+    def most_tokens_per_s(self) -> float:
+        """As many as arithmetic alone would allow on the devices of this training."""
+        return self._team.size * most_tokens_per_s(self._encoder, self._settings.precision)
 
     def step(self, step: int) -> StepRecord:
         """Take optimiser step `step`, counted from 1, and tell what happened.

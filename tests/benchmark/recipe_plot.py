@@ -79,7 +79,7 @@ def _text(x: float, y: float, text: str, anchor: str, look: str = f'fill="{MUTED
 
 def main() -> None:
     """Draw the file of compare_recipe.py's --out."""
-    if len(sys.argv) != 3:  # noqa: PLR2004 - both files
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
     scores = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     Path(sys.argv[2]).write_text(recipe_plot(scores, next(iter(scores))), encoding="utf-8")

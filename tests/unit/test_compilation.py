@@ -3,14 +3,33 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch._dynamo.utils import counters
 
 from model import scratch
+from model.encoder import Encoder
 from model.scratch import new_decoder, train_decoder
+from model.tokenization import TokenizedText
+from model.training.form import trained_form
+from model.training.step_log import StepRecord
+from model.training.team import Team
+from tasks.compute import use_compute
+from tasks.params import load_params
 from tests.unit import test_scratch
-from tests.unit.test_trainer import SETTINGS, assert_same_steps
+from tests.unit.test_trainer import (
+    SETTINGS,
+    PowerCutError,
+    assert_same_steps,
+    assert_same_weights,
+    run,
+    source_of,
+    weights_of,
+)
+from tests.unit.training_workspace import PROFILE
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: torch.compile IS NOT TESTED"),
@@ -25,6 +44,50 @@ def test_a_training_takes_the_same_steps(
     plain = dataclasses.replace(SETTINGS, max_steps=4)
     compiled = dataclasses.replace(plain, activation_checkpointing=True, compile_blocks=True)
     assert_same_steps(pico_folder, pico_texts, tmp_path, plain, compiled)
+
+
+def test_a_training_that_goes_on_runs_the_same_kernels(
+    pico_folder: Path, pico_texts: list[str], tmp_path: Path
+) -> None:
+    """Compiled anew, as in another process, before a batch of another size."""
+    settings = dataclasses.replace(SETTINGS, max_steps=8, compile_blocks=True)
+    sources = [source_of(pico_texts, [0, 1, 2, 3] * 5)]
+
+    def cut(record: StepRecord) -> None:
+        if record.step == 5:
+            raise PowerCutError
+
+    def train(name: str, **options: Any) -> Encoder:
+        torch.compiler.reset()
+        encoder = Encoder.load(pico_folder)
+        run(encoder, sources, tmp_path / name, settings, **options)
+        return encoder
+
+    with pytest.raises(PowerCutError):
+        train("cut", on_step=cut)
+    assert_same_weights(weights_of(train("cut")), weights_of(train("whole")))
+
+
+def test_what_is_compiled_first_fits_batches_of_any_size(pico_folder: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, micro_batch_tokens=16384, compile_blocks=True)
+    torch.compiler.reset()
+    with trained_form(Encoder.load(pico_folder), settings, Team()) as encoder:
+        before = counters["stats"]["unique_graphs"]
+        for texts in (1, 3, 17, 40, 75, 130, 300, 600):
+            items = [TokenizedText(list(range(5, 21)), 0)] * texts
+            encoder.embed(items).square().sum().backward()
+        assert counters["stats"]["unique_graphs"] == before > 0
+
+
+def test_without_a_compiler_blocks_stay_as_they_are_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compute = load_params(PROFILE).compute
+    wanted = compute.model_copy(update={"compile_blocks": True, "device": "cpu"})
+    assert use_compute(wanted).compile_blocks
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not use_compute(wanted).compile_blocks
+    assert "there is no g++" in caplog.text
 
 
 def test_a_language_model_takes_the_same_steps(
