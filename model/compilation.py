@@ -7,6 +7,8 @@ tokens. Attention in groups of texts stays as it is (model/packing.py).
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile finds what it builds kernels of a processor with."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    """Whether torch.compile finds what it builds kernels of a processor with: g++ and Python.h."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and header.exists()
 
 
 def compile_blocks(decoder: "PreTrainedModel") -> bool:

@@ -77,8 +77,9 @@ def _check_gpus(held: list[str]) -> None:
 def _compiles(compute: Compute, device: torch.device) -> bool:
     if compute.compile_blocks and device.type == "cpu" and not has_compiler():
         logger.warning(
-            "compute.compile_blocks is true, but there is no g++ (nor what CXX names): blocks run "
-            "as they are, slower. Install g++, or set compute.compile_blocks to false"
+            "compute.compile_blocks is true, but there is no g++ (nor what CXX names) or no "
+            "Python.h: blocks run as they are, slower. Install g++ and the headers of Python, or "
+            "set compute.compile_blocks to false"
         )
         return False
     return compute.compile_blocks

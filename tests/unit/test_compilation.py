@@ -1,7 +1,6 @@
 """Compiled blocks: the same steps as plain ones, where there is a C++ compiler."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from model import scratch
+from model import compilation, scratch
+from model.compilation import has_compiler
 from model.encoder import Encoder
 from model.scratch import new_decoder, train_decoder
 from model.tokenization import TokenizedText
@@ -32,7 +32,7 @@ from tests.unit.test_trainer import (
 from tests.unit.training_workspace import PROFILE
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: torch.compile IS NOT TESTED"),
+    pytest.mark.skipif(not has_compiler(), reason="no g++: torch.compile IS NOT TESTED"),
     pytest.mark.filterwarnings("ignore"),  # of torch's own compiler
 ]
 
@@ -87,7 +87,10 @@ def test_without_a_compiler_blocks_stay_as_they_are_and_it_is_said(
     assert use_compute(wanted).compile_blocks
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not use_compute(wanted).compile_blocks
-    assert "there is no g++" in caplog.text
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(compilation.sysconfig, "get_path", lambda _: "no-such-folder")
+    assert not use_compute(wanted).compile_blocks
+    assert caplog.text.count("there is no g++ (nor what CXX names) or no Python.h") == 2
 
 
 def test_a_language_model_takes_the_same_steps(
