@@ -54,16 +54,15 @@ test: data lint  ## Lint, then every test
 	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/flows/test_stop.py
 	$(RUN) pytest tests/flows/test_stop.py  # holds to deadlines: nothing else may run meanwhile
 
-lint: setup  ## ruff, basedpyright, import-linter
+lint: setup  ## ruff, basedpyright, import-linter, and pip-audit where it can ask
 	ruff check .
 	ruff format --check .
 	basedpyright
 	lint-imports
+	$(RUN) infra.audit --where-possible
 
-# a network is needed, so that neither lint nor test calls it
 audit: setup  ## Known vulnerabilities of the pinned packages (pip-audit, in an environment of its own)
-	test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit==2.10.1; }
-	.venv/audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
+	$(RUN) infra.audit
 
 bench: setup  ## Speed and memory against the peers, as ratios of one run
 	for script in tests/benchmark/bench_*.py; do PYTHONPATH=. $(BIN)/python $$script || exit 1; done
