@@ -13,7 +13,19 @@ from prefect.artifacts import (
 
 from flows.dag import Stage
 from flows.schedule import Outcome
-from flows.tables import LADDER, REPORT, ladder_rows, read_ladder, stage_rows
+from flows.tables import (
+    DATA_DOCS,
+    DATA_FLOW,
+    DECISION,
+    LADDER,
+    REPORT,
+    champion_row,
+    data_flow_rows,
+    gate_text,
+    ladder_rows,
+    read_ladder,
+    stage_rows,
+)
 
 
 def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
@@ -21,12 +33,25 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
     create_table_artifact(
         key="stages", table=stage_rows(outcomes), description="What each stage did"
     )
-    ladder = read_ladder(LADDER)
+    decision = _read(DECISION)
+    ladder = ladder_rows(read_ladder(LADDER))
     if ladder:
+        champion = None if decision is None else champion_row(decision)
         create_table_artifact(
             key="score-ladder",
-            table=ladder_rows(ladder),
-            description="Mean score and every task, by rung",
+            table=ladder if champion is None else [*ladder, champion],
+            description="Mean score and every task, by rung; last the champion, where there is one",
+        )
+    if decision is not None:
+        create_markdown_artifact(
+            key="gate", markdown=gate_text(decision), description="What the gate decided"
+        )
+    flow = _read(DATA_FLOW)
+    if flow is not None:
+        create_table_artifact(
+            key="data-flow",
+            table=data_flow_rows(flow),
+            description="Rows of each source, and why some were refused",
         )
     for stage in stages:
         text = metrics_text(stage.metrics)
@@ -36,15 +61,26 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
                 markdown=text,
                 description=f"Metrics of {stage.name}",
             )
-    if REPORT.exists():
-        address = REPORT.resolve().as_uri()
+    _show_page("report", REPORT, "The report of this run")
+    _show_page("data-docs", DATA_DOCS, "What was checked of the data, and what came out")
+
+
+def _show_page(key: str, file: Path, what: str) -> None:
+    """A link to a page of this run, if it has been written."""
+    if file.exists():
+        address = file.resolve().as_uri()
         create_link_artifact(
-            key="report",
+            key=key,
             link=address,
             link_text=address,
-            description="The report of this run. Browsers follow an address of a file only when it "
-            "is typed: copy it.",
+            description=f"{what}. Browsers follow an address of a file only when it is typed: "
+            "copy it.",
         )
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """A JSON file of this run; None when its stage has not run."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def show_forecast(rows: list[dict[str, Any]], text: str) -> None:

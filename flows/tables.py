@@ -8,6 +8,9 @@ from flows.schedule import Outcome
 
 REPORT = Path("artifacts/report/index.html")
 LADDER = Path("artifacts/report/ladder.json")
+DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
+DATA_FLOW = Path("artifacts/ingest/metrics.json")
+DECISION = Path("artifacts/gate/decision.json")
 WORDS = {
     "Completed": "ran",
     "Cached": "from the run cache",
@@ -43,6 +46,40 @@ def ladder_rows(ladder: list[dict[str, Any]]) -> list[dict[str, Any]]:
             **{task: points(score) for task, score in rung["tasks"].items()},
         }
         for rung in ladder
+    ]
+
+
+def champion_row(decision: dict[str, Any]) -> dict[str, Any] | None:
+    """The model that is published now, as a row below the ladder; None where there is none."""
+    champion = decision["champion"]
+    if champion is None:
+        return None
+    tasks = {row["task"]: points(row["champion"]) for row in decision["tasks"]}
+    name = f"champion {champion['version']}"
+    return {"rung": name, "mean": points(champion["mean"]), **tasks}
+
+
+def gate_text(decision: dict[str, Any]) -> str:
+    """What the gate decided, and why, as markdown."""
+    head = "The gate lets this model pass" if decision["publish"] else "The gate holds it back"
+    return "\n".join([f"**{head}**", "", *(f"- {reason}" for reason in decision["reasons"])])
+
+
+def data_flow_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per source: rows read, kept, held out, refused, and why."""
+    return [
+        {
+            "source": name,
+            "read": source["read"],
+            "kept": source["kept"],
+            "held out": source["development"],
+            "refused": sum(source["quarantined"].values()),
+            "why": ", ".join(
+                f"{reason.replace('_', ' ')} {number}"
+                for reason, number in source["quarantined"].items()
+            ),
+        }
+        for name, source in metrics["sources"].items()
     ]
 
 

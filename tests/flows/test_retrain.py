@@ -168,8 +168,13 @@ def test_run_shows_its_stages_and_metrics_as_artifacts(ran_template, prefect_ser
     texts = {each["key"]: each["data"] for each in found}
     assert "| nested.loss_nats | 1.25 |" in texts["metrics-training-balanced"]
     assert {"stage": "ingest", "state": "ran"}.items() <= json.loads(texts["stages"])[0].items()
-    ladder = [{"rung": "final", "mean": "50.0", "SampleSTS": "25.0"}]
-    assert json.loads(texts["score-ladder"]) == ladder
+    assert json.loads(texts["score-ladder"]) == [
+        {"rung": "final", "mean": "50.0", "SampleSTS": "25.0"},
+        {"rung": "champion v0000", "mean": "40.0", "SampleSTS": "20.0"},
+    ]
+    assert texts["gate"] == "**The gate lets this model pass**\n\n- It is better."
+    [flow] = json.loads(texts["data-flow"])
+    assert list(flow.values()) == ["corpus", 9, 6, 1, 2, "too long 2"]
     assert (ran_template / "artifacts/report/index.html").as_uri() in texts["report"]
     assert texts["progress-merge"] == 75.0
     [shown] = [each["description"] for each in found if each["key"] == "progress-merge"]

@@ -50,7 +50,15 @@ target.mkdir(parents=True, exist_ok=True)
 text = "".join(pathlib.Path(p).read_text() for p in sys.argv[3:])
 (target / "text.txt").write_text(text + name)
 metrics = {"characters": len(text), "nested": {"loss_nats": 1.25}}
+if name == "ingest":
+    counts = {"read": 9, "kept": 6, "development": 1, "quarantined": {"too_long": 2}}
+    metrics["sources"] = {"corpus": counts}
 (target / "metrics.json").write_text(json.dumps(metrics))
+if name == "gate":
+    champion = {"version": "v0000", "mean": 0.4}
+    tasks = [{"task": "SampleSTS", "champion": 0.2, "candidate": 0.25, "change": 0.05}]
+    decision = {"publish": True, "reasons": ["It is better."], "champion": champion, "tasks": tasks}
+    (target / "decision.json").write_text(json.dumps(decision))
 if name == "report":
     (target / "index.html").write_text("<p>report</p>")
     ladder = [{"rung": "final", "mean": 0.5, "tasks": {"SampleSTS": 0.25}}]
