@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +19,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -30,6 +32,8 @@ from flows.server import running_server
 from tasks.params import ParamsError, load_params
 
 LOCK = Path("requirements.lock")
+POOL = "samovar"
+"""The work pool of flows/deployment.py, which would import Prefect here."""
 SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 14.0
 """The whole check ends within 20 s, whatever does not answer."""
 FEW_BYTES, LITTLE_BYTES = 2 * 2**30, 20 * 2**30
@@ -125,13 +129,8 @@ def server() -> Iterator[tuple[str, str]]:
         yield "ok", "none set: a run starts one of its own"
         return
     ours = importlib.metadata.version("prefect")
-    request = urllib.request.Request(f"{address.rstrip('/')}/admin/version")  # noqa: S310 - http(s) by its user's word
-    secret = os.environ.get("PREFECT_API_AUTH_STRING")
-    if secret:
-        request.add_header("Authorization", f"Basic {b64encode(secret.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=SERVER_WAIT_S) as answer:  # noqa: S310
-            theirs = json.loads(answer.read())
+        theirs = _ask(address, "admin/version")
     except urllib.error.HTTPError as error:
         if error.code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
             yield "error", f"{address} refuses: set PREFECT_API_AUTH_STRING to user:password"
@@ -144,6 +143,43 @@ def server() -> Iterator[tuple[str, str]]:
             yield "ok", f"{address}, version {ours}"
         else:
             yield "error", f"{address} is Prefect {theirs}, this is {ours}: run equal versions"
+
+
+def workers() -> Iterator[tuple[str, str]]:
+    """Whether a worker may take the runs of this checkout that does not have it.
+
+    `flows.services` names a worker after its machine and its checkout, and a run is started in the
+    folder of the checkout that its deployment was made in.
+    """
+    address = os.environ.get("PREFECT_API_URL") or running_server()
+    try:
+        found = _ask(address, f"work_pools/{POOL}/workers/filter", {}) if address else []
+    except (OSError, ValueError):  # there is no pool, or no server, which has been said
+        found = []
+    own = f"{socket.gethostname()}:"
+    online = sorted(str(each["name"]) for each in found if each["status"] == "ONLINE")
+    foreign = [name for name in online if not name.startswith(own)]
+    if foreign:
+        yield (
+            "warning",
+            f"runs may go to {', '.join(foreign)}: each needs this code, and this folder "
+            f"under the same name, {Path.cwd()}; a run that finds none crashes at once",
+        )
+    else:
+        yield "ok", "none of another machine"
+
+
+def _ask(address: str, path: str, body: dict[str, object] | None = None) -> Any:  # noqa: ANN401 - any JSON value
+    """What the server answers."""
+    request = urllib.request.Request(f"{address.rstrip('/')}/{path}")  # noqa: S310 - http(s) by its user's word
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    if secret:
+        request.add_header("Authorization", f"Basic {b64encode(secret.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=SERVER_WAIT_S) as answer:  # noqa: S310
+        return json.loads(answer.read())
 
 
 def database() -> Iterator[tuple[str, str]]:
@@ -171,6 +207,7 @@ CHECKS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     "checkout": checkout,
     "disk": disk,
     "server": server,
+    "workers": workers,
     "database": database,
     "notify": notifications,
 }

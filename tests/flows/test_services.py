@@ -215,3 +215,15 @@ def test_without_a_given_password_one_is_made_and_asked_for(toy: Toy):
             assert f"http://127.0.0.1:{port}" in done.stderr
         finally:
             server.terminate()
+
+
+def test_a_worker_without_the_code_ends_a_run_at_once(toy: Toy, tmp_path: Path):
+    """As on a machine that does not have the checkout."""
+    subprocess.run(["cp", "-r", str(toy.root), str(tmp_path / "there")], check=True)
+    with Toy(tmp_path / "there", toy.api_url).start("work", module="flows.services") as worker:
+        wait_until(lambda: bool(api(toy, "deployments/filter", {})), 90)
+        (tmp_path / "there").rename(tmp_path / "elsewhere")
+        run = start(toy)
+        wait_until(lambda: state(toy, run) == "Crashed", 60)
+        worker.terminate()
+        worker.communicate(timeout=60)

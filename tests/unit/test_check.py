@@ -3,6 +3,7 @@
 import http.server
 import importlib.metadata
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ def answering(status: int, content: object) -> Iterator[str]:
     """Address of a server that gives this answer to every request that bears a secret, else 401."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def do_GET(self) -> None:
             is_known = self.headers.get("Authorization", "").endswith(("c2VjcmV0", "secret"))
             self.send_response(status if is_known else 401)
@@ -73,6 +78,31 @@ def test_a_server_of_another_version_is_an_error(monkeypatch: pytest.MonkeyPatch
             monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
             [(found, text)] = check.server()
         assert (found, version in text) == (level, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "is_warned"),
+    [
+        ("elsewhere:samovar", "ONLINE", True),
+        ("elsewhere:samovar", "OFFLINE", False),
+        (f"{socket.gethostname()}:samovar", "ONLINE", False),
+    ],
+)
+def test_workers_of_other_machines_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, name: str, status: str, is_warned: bool
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:secret")
+    with answering(200, [{"name": name, "status": status}]) as address:
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+        [(level, text)] = check.workers()
+    assert (level, name in text) == ("warning" if is_warned else "ok", is_warned)
+
+
+def test_without_pool_or_server_there_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(404, {"detail": "no such pool"}) as address:
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+        assert next(check.workers())[0] == "ok"
+    assert next(check.workers())[0] == "ok"  # by now it is down
 
 
 def test_a_server_that_refuses_or_is_down_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
