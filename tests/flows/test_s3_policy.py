@@ -140,3 +140,25 @@ def test_what_a_killed_publisher_left_stays_and_the_next_publishes(
     publish(worker, model(tmp_path / "model", "second"))
     assert f"the unfinished {number} stays in the store" in caplog.text
     assert worker.exists(left)
+
+
+def test_under_object_lock_nobody_removes_what_is_published(
+    s3: S3, keys: None, tmp_path: Path
+) -> None:
+    """The owner's own keys: a removal hides the object, its version stays."""
+    owner = client(s3, KEYS)
+    owner.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    retention = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
+    rule = {"ObjectLockEnabled": "Enabled", "Rule": retention}
+    owner.put_object_lock_configuration(Bucket="locked", ObjectLockConfiguration=rule)
+    S3FileSystem.clear_instance_cache()
+    storage = open_storage("s3://locked/store", s3.endpoint_url)
+    version = publish(storage, model(tmp_path / "model", "locked"))
+    assert Registry(storage, "model").verify(version) == []
+    path = f"store/registry/model/versions/{version}/weights.bin"
+    owner.delete_object(Bucket="locked", Key=path)
+    [kept] = owner.list_object_versions(Bucket="locked", Prefix=path)["Versions"]
+    found = {"Bucket": "locked", "Key": path, "VersionId": kept["VersionId"]}
+    with pytest.raises(ClientError, match="AccessDenied"):
+        owner.delete_object(**found)
+    assert owner.get_object(**found)["Body"].read() == b"locked"
