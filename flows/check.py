@@ -34,7 +34,7 @@ from tasks.params import ParamsError, load_params
 LOCK = Path("requirements.lock")
 POOL = "samovar"
 """The work pool of flows/deployment.py, which would import Prefect here."""
-SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 14.0
+SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 13.0
 """The whole check ends within 20 s, whatever does not answer."""
 FEW_BYTES, LITTLE_BYTES = 2 * 2**30, 20 * 2**30
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[bold red]ERROR[/]"}

@@ -30,8 +30,9 @@ def database_settings() -> dict[str, str]:
             f"{VARIABLE} is {parts.scheme or 'no address'}://..., and the Prefect server keeps its "
             "runs in postgresql://user:password@host:port/database; unset it for SQLite"
         )
-    # libpq's name of the option, under that of asyncpg
-    options = {"ssl" if name == "sslmode" else name: value for name, value in _options(parts.query)}
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "sslmode" in options:  # libpq's name of it
+        options["ssl"] = options.pop("sslmode")
     parts = parts._replace(scheme="postgresql+asyncpg", query=urlencode(options))
     return {"PREFECT_API_DATABASE_CONNECTION_URL": parts.geturl()}
 
@@ -66,7 +67,3 @@ async def _version(url: str) -> tuple[int, int]:
     finally:
         await connection.close()
     return found.major, found.minor
-
-
-def _options(query: str) -> list[tuple[str, str]]:
-    return parse_qsl(query, keep_blank_values=True)

@@ -26,6 +26,7 @@ def count_gpus(device: str) -> int:
         say(f"the CUDA driver has not answered for {ANSWER_WAIT_S:.0f} s")
         return 0
     except subprocess.CalledProcessError as error:
-        say(f"the GPUs could not be listed: {error.stderr.strip().rpartition(chr(10))[2]}")
+        reason = error.stderr.strip().rpartition("\n")[2]
+        say(f"the GPUs could not be listed: {reason}")
         return 0
     return len(answer.stdout.split())
