@@ -160,7 +160,7 @@ def _first_characters(texts: list[str], characters: int) -> list[str]:
 
 def _run_key(params: Params, machine: Machine) -> str:
     """Hash of all that decides the outcome of a training: only an equal run continues another."""
-    digest = hashlib.sha256(machine.precision.encode())
+    digest = hashlib.sha256(f"{machine.precision} {machine.compile_blocks}".encode())
     for section in (params.backbone, params.compute):
         digest.update(json.dumps(section.model_dump(mode="json"), sort_keys=True).encode())
     modules: list[ModuleType] = [scratch, checkpoint, compilation, schedule]

@@ -90,7 +90,7 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
     if settings.batches != "mixed":
         warn_about_small_sources(sources, settings.sub_batch_size)
     warn_about_idle_rows(sources, stage.training)
-    work = CHECKPOINTS / stage.name / _key(params, stage, machine.precision)
+    work = CHECKPOINTS / stage.name / _key(params, stage, machine)
     log = work / "training.jsonl"
     try:
         # before the weights are there: the device waits for nothing that grows with the corpus
@@ -290,13 +290,14 @@ def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts])
 
 
-def _key(params: Params, stage: ContrastiveStage, precision: Precision) -> str:
+def _key(params: Params, stage: ContrastiveStage, machine: Machine) -> str:
+    found = {"precision": machine.precision, "compile_blocks": machine.compile_blocks}
     settings = {
         "stage": stage.name,
         "training": stage.training.model_dump(),
         "weights": stage.weights,
         "prompts": params.prompts.model_dump(),
-        "compute": params.compute.model_dump() | {"precision": precision},
+        "compute": params.compute.model_dump() | found,
         "attention": params.backbone.attn_implementation,
     }
     inputs = [stage.base, INGESTED]

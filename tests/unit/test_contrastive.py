@@ -9,12 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 import yaml
 
 from model.encoder import Encoder
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import NonFiniteLossError
 from tasks import contrastive
+from tasks.compute import Machine
 from tasks.contrastive import (
     ContrastiveStage,
     load_sources,
@@ -28,6 +30,7 @@ from tasks.records import EXAMPLE_SCHEMA, write_table
 from tasks.sections.losses import Teacher
 from tasks.stage import StageError
 
+CPU = Machine(torch.device("cpu"), "fp32")
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 TRAINING: dict[str, Any] = {
     "max_steps": 6,
@@ -531,8 +534,18 @@ def test_a_guide_of_other_contents_begins_a_new_training(
     keys = []
     for text in (b"{}", b"{ }"):
         (guide / "note.json").write_bytes(text)
-        keys.append(contrastive._key(params, stage_of(params, {"titles": 1.0}), "fp32"))
+        keys.append(contrastive._key(params, stage_of(params, {"titles": 1.0}), CPU))
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("other", [{"precision": "bf16"}, {"compile_blocks": True}])
+def test_a_machine_that_computes_otherwise_begins_a_new_training(
+    workspace: Path, other: dict[str, Any]
+) -> None:
+    params = params_of(workspace)
+    stage = stage_of(params, {"titles": 1.0})
+    key = contrastive._key(params, stage, CPU)
+    assert contrastive._key(params, stage, replace(CPU, **other)) != key
 
 
 def test_a_teacher_that_is_no_model_is_a_message(workspace: Path) -> None:

@@ -165,10 +165,10 @@ def test_only_an_equal_run_is_continued(params: Params) -> None:
     assert tasks.backbone._run_key(params, machine) != key
 
 
-def test_a_run_in_another_precision_is_not_continued(params: Params) -> None:
+def test_a_run_of_other_arithmetic_is_not_continued(params: Params) -> None:
     cpu = torch.device("cpu")
-    keys = {tasks.backbone._run_key(params, Machine(cpu, type_)) for type_ in ("fp32", "bf16")}
-    assert len(keys) == 2
+    machines = [Machine(cpu, "fp32"), Machine(cpu, "bf16"), Machine(cpu, "fp32", True)]
+    assert len({tasks.backbone._run_key(params, machine) for machine in machines}) == 3
 
 
 def test_a_folder_becomes_an_encoder(
