@@ -29,11 +29,10 @@ from flows.errors import FlowError
 from flows.locks import check_checkout_is_free
 from flows.notify import ADDRESSES, read_addresses
 from flows.server import running_server
+from flows.settings import POOL
 from tasks.params import ParamsError, load_params
 
 LOCK = Path("requirements.lock")
-POOL = "samovar"
-"""The work pool of flows/deployment.py, which would import Prefect here."""
 SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 13.0
 """The whole check ends within 20 s, whatever does not answer."""
 FEW_BYTES, LITTLE_BYTES = 2 * 2**30, 20 * 2**30
@@ -154,8 +153,14 @@ def workers() -> Iterator[tuple[str, str]]:
     address = os.environ.get("PREFECT_API_URL") or running_server()
     try:
         found = _ask(address, f"work_pools/{POOL}/workers/filter", {}) if address else []
-    except (OSError, ValueError):  # there is no pool, or no server, which has been said
-        found = []
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.NOT_FOUND:
+            yield "warning", f"not known, the server answers HTTP {error.code}"
+            return
+        found = []  # there is no pool
+    except (OSError, ValueError) as error:
+        yield "warning", f"not known, the server does not answer ({error})"
+        return
     own = f"{socket.gethostname()}:"
     online = sorted(str(each["name"]) for each in found if each["status"] == "ONLINE")
     foreign = [name for name in online if not name.startswith(own)]

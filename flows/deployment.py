@@ -30,8 +30,8 @@ from prefect.schedules import Cron
 
 from flows.alive import SILENT
 from flows.pipeline import retrain
+from flows.settings import POOL
 
-POOL = "samovar"
 NAME = "scheduled"
 DATA_ARRIVED = "samovar.data.arrived"
 """Event that starts a retraining: `python -m flows.arrived`."""

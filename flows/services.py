@@ -24,7 +24,7 @@ from flows.errors import FlowError
 from flows.locks import check_checkout_is_free
 from flows.process import environment
 from flows.server import ADDRESS_FILE, HOST, is_up, running_server, server_command, server_settings
-from flows.settings import STATE, login_hint, use_settings
+from flows.settings import POOL, STATE, login_hint, use_settings
 from flows.summary import as_table
 from flows.terminal import say, use_terminal
 from tasks.params import ParamsError, load_params
@@ -150,8 +150,6 @@ def _register(cron: str, timezone: str) -> None:
 
 
 def _worker_command() -> list[str]:
-    from flows.deployment import POOL
-
     name = f"{socket.gethostname()}:{Path.cwd().name}"
     command = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
     return [sys.executable, "-m", *command]

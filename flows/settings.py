@@ -12,6 +12,8 @@ from pathlib import Path
 SETTINGS_FILE = Path("infra/prefect.env")
 STATE = Path(".samovar")
 """Locks and Prefect's database; git-ignored, never a stage output."""
+POOL = "samovar"
+"""The work pool of retrainings."""
 AUTH_FILE = STATE / "prefect" / "auth"
 """Name and password of this checkout's server, readable by its owner alone."""
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"

@@ -54,9 +54,11 @@ def main() -> None:
         return
     if found.unknown:
         names = ", ".join(found.unknown)
-        print(f"the service does not know {names}", file=sys.stderr)  # noqa: T201
+        print(f"NOT AUDITED, unknown to the service: {names}", file=sys.stderr)  # noqa: T201
     if found.vulnerable:
         sys.exit("\n".join(["known vulnerabilities:", *found.vulnerable]))
+    if found.unknown and not is_lenient:
+        sys.exit("some packages were not audited")
     print(f"no known vulnerability in {found.asked} packages", file=sys.stderr)  # noqa: T201
 
 
@@ -73,10 +75,13 @@ def audit(command: Sequence[str], lock: Path) -> Audit:
     with TemporaryDirectory() as folder:
         answer = Path(folder) / "audit.json"
         options = ["--requirement", str(lock), "--no-deps", "--disable-pip", "--format", "json"]
-        done = subprocess.run(
-            [*command, *options, "--progress-spinner", "off", "--output", str(answer)],
-            capture_output=True, text=True, check=False, timeout=LONGEST_S,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [*command, *options, "--progress-spinner", "off", "--output", str(answer)],
+                capture_output=True, text=True, check=False, timeout=LONGEST_S,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise NotAuditedError(f"no answer within {LONGEST_S} s") from None
         # it ends with 1 on a vulnerability as on an error, which leaves no answer
         if not answer.exists():
             raise NotAuditedError(_last_line(done.stderr))

@@ -57,6 +57,8 @@ def run_stage(name: str, body: Callable[[Params], None]) -> None:
         logger.error("stage %s stopped: %s", name, error)  # noqa: TRY400
         logger.debug("trace", exc_info=error)
         sys.exit(1)
+    if int(os.environ.get("RANK", "0")):
+        return  # the record is that of the leading process, which holds the GPUs of all
     TIMINGS.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "stage": name,

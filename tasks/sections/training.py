@@ -390,5 +390,5 @@ class Compute(Section):
     survive running out of memory."""
     compile_blocks: bool
     """Whether blocks of the decoder are compiled (torch.compile) in trainings, mining, evaluations.
-    A step in bf16 took half the time on a GPU and two thirds on a CPU, after 16 and 15 to 30
-    seconds of compiling, less once the kernels lie in torch's cache. A CPU needs g++ for it."""
+    A step in bf16 took half the time on a GPU and two thirds on a CPU, after 16 and 40 seconds of
+    compiling, 8 once the kernels of a CPU lie in torch's cache. A CPU needs g++ for it."""

@@ -68,6 +68,7 @@ def test_no_answer_is_no_success(
     [
         ((SOUND,), [], None),
         ((ROTTEN,), ["--where-possible"], "known vulnerabilities:\nrotten 2.0: CVE-1"),
+        ((SOUND, OWN), [], "some packages were not audited"),
         ((), [], "NOTHING WAS AUDITED: ERROR: no network"),
         ((), ["--where-possible"], None),
     ],

@@ -98,11 +98,16 @@ def test_workers_of_other_machines_are_warned_of(
     assert (level, name in text) == ("warning" if is_warned else "ok", is_warned)
 
 
-def test_without_pool_or_server_there_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_are_not_known_are_not_called_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:secret")
     with answering(404, {"detail": "no such pool"}) as address:
         monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
         assert next(check.workers())[0] == "ok"
-    assert next(check.workers())[0] == "ok"  # by now it is down
+    with answering(500, "no database") as address:
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+        assert list(check.workers()) == [("warning", "not known, the server answers HTTP 500")]
+    [(level, text)] = check.workers()  # by now it is down
+    assert (level, "does not answer" in text) == ("warning", True)
 
 
 def test_a_server_that_refuses_or_is_down_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
