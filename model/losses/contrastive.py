@@ -3,12 +3,13 @@
 Every term of every row can be computed alone, so a batch of any size is scored in slices of rows,
 on one process or many, and the slices add up to the loss of the whole.
 
-Shape letters: B = rows, N = documents (B positives, then hard negatives), R = rows of a slice,
-X = candidates of a term, Q = remembered documents, D = embedding size.
+Shape letters: B = rows, H = hard negatives of all rows, R = rows of a slice, X = candidates of a
+term, Q = remembered documents, D = embedding size.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,32 +39,43 @@ class Similarities:
 
     query_BD: Tensor
     """Unit norm."""
-    document_ND: Tensor
-    """Unit norm; document i < B is the positive of query i."""
+    positive_BD: Tensor
+    """Unit norm, in the order of the queries."""
+    negative_HD: Tensor
+    """Unit norm."""
     rows: slice
     memory_QD: Tensor | None = None
     """Unit norm, without gradient; needed by the term memory alone."""
 
     def positive(self) -> Tensor:
         """Cosine of each query with its positive, (R,)."""
-        query_RD = self.query_BD[self.rows].float()
-        return (query_RD * self.document_ND[self.rows].float()).sum(dim=-1)
+        return (self.query_RD * self.positive_RD).sum(dim=-1)
 
     def of(self, term: Term) -> Tensor:
         """Cosines with the candidates of a term, (R, X)."""
-        num_rows = len(self.query_BD)
-        query_BD, document_ND = self.query_BD.float(), self.document_ND.float()
-        anchor_BD = document_ND[:num_rows] if term.startswith("document") else query_BD
+        anchor_RD = self.positive_RD if term.startswith("document") else self.query_RD
         if term in {"queries", "document_queries"}:
-            other_XD = query_BD
+            other_XD = self.query_BD
         elif term in HARD_NEGATIVE_TERMS:
-            other_XD = document_ND[num_rows:]
+            other_XD = self.negative_HD
         elif term == "memory":
             assert self.memory_QD is not None  # noqa: S101 - the objective adds both or neither
-            other_XD = self.memory_QD.float()
+            other_XD = self.memory_QD
         else:
-            other_XD = document_ND[:num_rows]
-        return anchor_BD[self.rows] @ other_XD.T
+            other_XD = self.positive_BD
+        return anchor_RD @ other_XD.float().T
+
+    # the gradient of a slice is as large as what it was cut from, so each is cut once
+
+    @cached_property
+    def query_RD(self) -> Tensor:  # noqa: N802 - named by its shape
+        """Queries of the slice, float32."""
+        return self.query_BD[self.rows].float()
+
+    @cached_property
+    def positive_RD(self) -> Tensor:  # noqa: N802 - named by its shape
+        """Their positives, float32."""
+        return self.positive_BD[self.rows].float()
 
 
 def contrastive_loss(

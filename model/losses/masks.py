@@ -84,25 +84,33 @@ class TextMask:
         """Number the texts of the batch."""
         remembered = texts.documents[:0] if texts.remembered is None else texts.remembered
         parts = [texts.queries, texts.documents, texts.known_positives, remembered]
-        every = np.concatenate(parts)
-        number = np.unique(every, return_inverse=True)[1]
-        rows, documents = len(texts.queries), len(texts.documents)
-        self._query_B = number[:rows]
-        self._document_N = number[rows : rows + documents]
-        self._owners_N = texts.owners
+        number = np.unique(np.concatenate(parts), return_inverse=True)[1]
+        self._query_B, document_N, positive_P, remembered_Q = np.split(
+            number, np.cumsum([len(part) for part in parts])[:-1]
+        )
+        rows, self._num_documents = len(texts.queries), len(texts.documents)
+        self._positive_B = document_N[:rows]
         self._classes_BL = None if texts.classes is None else texts.classes.reshape(rows, -1)
-        self._num_texts = int(number.max(initial=-1)) + 1
         asked_P = np.searchsorted(np.sort(texts.queries), texts.known_queries)
-        query_of_place = self._query_B[np.argsort(texts.queries, kind="stable")]
-        first_remembered = len(every) - len(remembered)
-        positive_P = number[rows + documents : first_remembered]
-        self._pairs = _Pairs(query_of_place[asked_P], positive_P)
-        self._remembered_Q = number[first_remembered:]
+        query_P = np.sort(self._query_B)[asked_P]
+        self._answers = _Links(query_P, positive_P)
+        self._asked_by = _Links(positive_P, query_P)
+        # remembered documents come last and belong to no row; N counts them too from here on
+        self._owners_N = np.append(texts.owners, np.full(len(remembered), -1))
+        self._queries = _Candidates(self._query_B)
+        self._positives = _Candidates(self._positive_B)
+        self._documents = _Candidates(np.append(document_N, remembered_Q))
 
     @property
     def num_rows(self) -> int:
         """Rows of the batch, B."""
         return len(self._query_B)
+
+    @property
+    def most_candidates(self) -> int:
+        """Candidates of the largest term."""
+        bounds = [0, self.num_rows, self._num_documents, len(self._owners_N)]
+        return int(np.diff(bounds).max())
 
     def allowed(
         self, terms: Sequence[Term], rows: slice, counts: MaskCounts
@@ -113,20 +121,22 @@ class TextMask:
         `counts` is added to.
         """
         row_R = np.arange(self.num_rows)[rows]
-        related_RT = self._related(row_R)
+        related = self._related(row_R)
         allowed: dict[Term, np.ndarray] = {
-            term: self._candidates(term, row_R, related_RT, counts)
+            term: self._within_tower(term, row_R, related, counts)
             for term in terms
             if term not in DOCUMENT_TERMS
         }
         documents: list[Term] = [term for term in terms if term in DOCUMENT_TERMS]
-        return allowed | self._documents(documents, row_R, related_RT, counts)
+        if documents:
+            allowed |= self._among_documents(documents, row_R, related, counts)
+        return allowed
 
-    def _related(self, row_R: np.ndarray) -> np.ndarray:
-        """(R, texts) bool: the text is the row's query or a known positive of that query."""
-        related_RT = self._pairs.positives_of(self._query_B[row_R], self._num_texts)
-        related_RT[np.arange(len(row_R)), self._query_B[row_R]] = True
-        return related_RT
+    def _related(self, row_R: np.ndarray) -> "_Found":
+        """Texts that are the row's query or a known positive of that query."""
+        query_R = self._query_B[row_R]
+        place, text = self._answers.of(query_R)
+        return np.append(place, np.arange(len(row_R))), np.append(text, query_R)
 
     def _same_class(self, row_R: np.ndarray, other_X: np.ndarray) -> np.ndarray | bool:
         """(R, X): the rows share a class."""
@@ -139,128 +149,140 @@ class TextMask:
                 shared_RX |= own_R[:, None] == one_X[None, :]
         return shared_RX
 
-    def _maybe_same_class(
-        self, row_R: np.ndarray, owners_N: np.ndarray, is_positive_N: np.ndarray
-    ) -> np.ndarray | bool:
-        """Where another row's document may share a class with the row.
+    def _maybe_same_class(self, row_R: np.ndarray) -> np.ndarray | bool:
+        """(R, N): where another row's document may share a class with the row.
 
         A positive is taken to have the classes of its owner. A hard negative has none of them, and
-        nothing else is known: it is safe only for rows whose classes all are its owner's.
+        nothing else is known: it is safe only for rows whose classes all are its owner's. Of
+        remembered documents nothing is said.
         """
         if self._classes_BL is None:
             return False
-        own_RL, owner_NL = self._classes_BL[row_R], self._classes_BL[owners_N]
-        is_safe_RN = np.ones((len(row_R), len(owners_N)), dtype=bool)
+        maybe_RN = np.zeros((len(row_R), len(self._owners_N)), dtype=bool)
+        positives, negatives = self._columns("other_positives"), self._columns("own_negatives")
+        maybe_RN[:, positives] = self._same_class(row_R, self._owners_N[positives])
+        own_RL = self._classes_BL[row_R]
+        owner_XL = self._classes_BL[self._owners_N[negatives]]
+        is_safe_RX = np.ones((len(row_R), len(owner_XL)), dtype=bool)
         for own_R in own_RL.T:
-            is_safe_RN &= (own_R[:, None, None] == owner_NL[None]).any(axis=2)
-        return np.where(is_positive_N, self._same_class(row_R, owners_N), ~is_safe_RN)
+            is_safe_RX &= (own_R[:, None, None] == owner_XL[None]).any(axis=2)
+        maybe_RN[:, negatives] = ~is_safe_RX
+        return maybe_RN
 
-    def _candidates(
-        self, term: Term, row_R: np.ndarray, related_RT: np.ndarray, counts: MaskCounts
+    def _within_tower(
+        self, term: Term, row_R: np.ndarray, related: "_Found", counts: MaskCounts
     ) -> np.ndarray:
         """Terms over queries, or over positives as seen from the positive: (R, B) bool."""
-        num_rows = self.num_rows
-        positive_B = self._document_N[:num_rows]
-        other_RB = row_R[:, None] != np.arange(num_rows)[None, :]
+        rows = len(row_R)
+        other_RB = row_R[:, None] != np.arange(self.num_rows)[None, :]
         # two rows are the same question when either's positive answers the other
-        same_RB = related_RT[:, self._query_B] | related_RT[:, positive_B]
-        same_RB |= self._pairs.queries_of(positive_B[row_R], self._num_texts)[:, self._query_B]
-        same_class_RB = other_RB & ~same_RB & self._same_class(row_R, np.arange(num_rows))
-        text_B = positive_B if term == "documents" else self._query_B
+        same_RB = self._queries.are(related, rows) | self._positives.are(related, rows)
+        answered = self._asked_by.of(self._positive_B[row_R])
+        same_RB |= self._queries.are(answered, rows)
+        same_class_RB = other_RB & ~same_RB & self._same_class(row_R, np.arange(self.num_rows))
+        candidates = self._positives if term == "documents" else self._queries
         open_RB = other_RB & ~same_RB & ~same_class_RB
-        allowed_RB = open_RB & _first_of_its_text(open_RB, text_B)
+        allowed_RB = candidates.first_of_each(open_RB)
         masked = {
-            "same_text": int((other_RB & same_RB).sum()),
-            "same_class": int(same_class_RB.sum()),
-            "repeat": int(open_RB.sum() - allowed_RB.sum()),
+            "same_text": _count(other_RB & same_RB),
+            "same_class": _count(same_class_RB),
+            "repeat": _count(open_RB) - _count(allowed_RB),
         }
-        counts.add(term, int(allowed_RB.sum()), masked)
+        counts.add(term, _count(allowed_RB), masked)
         return allowed_RB
 
-    def _documents(
-        self, terms: list[Term], row_R: np.ndarray, related_RT: np.ndarray, counts: MaskCounts
+    def _columns(self, term: Term) -> slice:
+        """Where the candidates of a term over documents stand."""
+        first, last = self.num_rows, self._num_documents
+        if term == "other_positives":
+            return slice(0, first)
+        return slice(last, None) if term == "memory" else slice(first, last)
+
+    def _among_documents(
+        self, terms: list[Term], row_R: np.ndarray, related: "_Found", counts: MaskCounts
     ) -> dict[Term, np.ndarray]:
         """Terms over the documents as seen from the query, in one so that a text counts once."""
-        num_rows, num_documents = self.num_rows, len(self._document_N)
-        # remembered documents come last and belong to no row; N counts them too from here on
-        document_N = np.concatenate([self._document_N, self._remembered_Q])
-        owners_N = np.append(self._owners_N, np.full(len(self._remembered_Q), -1))
-        own_RN = row_R[:, None] == owners_N[None, :]
-        is_positive_N = np.arange(len(document_N)) < num_rows
-        is_remembered_N = np.arange(len(document_N)) >= num_documents
-        members = {
-            "own_negatives": own_RN & ~is_positive_N,
-            "other_positives": ~own_RN & is_positive_N,
-            "other_negatives": ~own_RN & ~is_positive_N & ~is_remembered_N,
-            "memory": ~own_RN & is_remembered_N,
-        }
+        own_RN = row_R[:, None] == self._owners_N[None, :]
         candidate_RN = np.zeros_like(own_RN)
+        members: dict[Term, np.ndarray] = {}
         for term in terms:
-            candidate_RN |= members[term]
-        same_text_RN = related_RT[:, document_N] & candidate_RN
+            own_RX = own_RN[:, self._columns(term)]
+            members[term] = own_RX if term == "own_negatives" else ~own_RX
+            candidate_RN[:, self._columns(term)] |= members[term]
+        same_text_RN = self._documents.are(related, len(row_R)) & candidate_RN
         open_RN = candidate_RN & ~same_text_RN
-        maybe_same_RN = self._maybe_same_class(row_R, owners_N, is_positive_N) & ~is_remembered_N
-        same_class_RN = open_RN & ~own_RN & maybe_same_RN
+        same_class_RN = open_RN & ~own_RN & self._maybe_same_class(row_R)
         open_RN &= ~same_class_RN
-        allowed_RN = open_RN & _first_of_its_text(open_RN, document_N)
-        columns = {
-            "other_positives": slice(0, num_rows),
-            "own_negatives": slice(num_rows, num_documents),
-            "other_negatives": slice(num_rows, num_documents),
-            "memory": slice(num_documents, None),
-        }
+        allowed_RN = self._documents.first_of_each(open_RN)
         found: dict[Term, np.ndarray] = {}
-        for term in terms:
-            of_term_RN = members[term]
+        for term, member_RX in members.items():
+            columns = self._columns(term)
+            kept_RX = allowed_RN[:, columns] & member_RX
+            is_open = _count(open_RN[:, columns] & member_RX)
             masked = {
-                "same_text": int((same_text_RN & of_term_RN).sum()),
-                "same_class": int((same_class_RN & of_term_RN).sum()),
-                "repeat": int(((open_RN & ~allowed_RN) & of_term_RN).sum()),
+                "same_text": _count(same_text_RN[:, columns] & member_RX),
+                "same_class": _count(same_class_RN[:, columns] & member_RX),
+                "repeat": is_open - _count(kept_RX),
             }
-            kept_RN = allowed_RN & of_term_RN
-            counts.add(term, int(kept_RN.sum()), masked)
-            found[term] = kept_RN[:, columns[term]]
+            counts.add(term, _count(kept_RX), masked)
+            found[term] = kept_RX
         return found
 
 
-class _Pairs:
-    """Known (query, positive) pairs of text numbers."""
-
-    def __init__(self, query_P: np.ndarray, positive_P: np.ndarray) -> None:
-        self._query_P = query_P
-        self._positive_P = positive_P
-
-    def positives_of(self, query_R: np.ndarray, num_texts: int) -> np.ndarray:
-        """(R, texts) bool."""
-        return _linked(query_R, self._query_P, self._positive_P, num_texts)
-
-    def queries_of(self, positive_R: np.ndarray, num_texts: int) -> np.ndarray:
-        """(R, texts) bool."""
-        return _linked(positive_R, self._positive_P, self._query_P, num_texts)
+def _count(mask: np.ndarray) -> int:
+    return int(np.count_nonzero(mask))
 
 
-def _linked(key_R: np.ndarray, from_P: np.ndarray, to_P: np.ndarray, num_texts: int) -> np.ndarray:
-    """(R, texts) bool: True at the texts that a pair leads to from the key of the row."""
-    order_P = np.argsort(from_P, kind="stable")
-    start_R = np.searchsorted(from_P, key_R, sorter=order_P)
-    count_R = np.searchsorted(from_P, key_R, "right", sorter=order_P) - start_R
-    row_X = np.repeat(np.arange(len(key_R)), count_R)
-    within_X = np.arange(len(row_X)) - np.repeat(np.cumsum(count_R) - count_R, count_R)
-    linked_RT = np.zeros((len(key_R), num_texts), dtype=bool)
-    linked_RT[row_X, to_P[order_P[start_R[row_X] + within_X]]] = True
-    return linked_RT
+_Found = tuple[np.ndarray, np.ndarray]
+"""Place of a row and number of a text, for every text that was found for it."""
 
 
-def _first_of_its_text(candidate_RX: np.ndarray, text_X: np.ndarray) -> np.ndarray:
-    """(R, X) bool: no earlier candidate of the row has this text."""
-    num_texts = len(np.unique(text_X))
-    if num_texts == len(text_X):
-        return np.ones_like(candidate_RX)
-    order_X = np.argsort(text_X, kind="stable")
-    sorted_RX = candidate_RX[:, order_X]
-    seen_RX = np.cumsum(sorted_RX, axis=1, dtype=np.int32)
-    starts_X = np.searchsorted(text_X[order_X], text_X[order_X])
-    before_RX = np.concatenate([np.zeros((len(seen_RX), 1), np.int32), seen_RX], axis=1)
-    first_RX = np.empty_like(candidate_RX)
-    first_RX[:, order_X] = seen_RX - before_RX[:, starts_X] == 1
-    return first_RX
+class _Links:
+    """What texts are linked to others: known positives to queries, or the other way round."""
+
+    def __init__(self, from_P: np.ndarray, to_P: np.ndarray) -> None:
+        order_P = np.argsort(from_P, kind="stable")
+        self._from_P, self._to_P = from_P[order_P], to_P[order_P]
+
+    def of(self, text_R: np.ndarray) -> _Found:
+        """The texts that those of the rows lead to."""
+        place, link = _every_match(text_R, self._from_P)
+        return place, self._to_P[link]
+
+
+class _Candidates:
+    """Texts that stand side by side, and where each of them does."""
+
+    def __init__(self, text_X: np.ndarray) -> None:
+        self._order_X = np.argsort(text_X, kind="stable")
+        self._sorted_X = text_X[self._order_X]
+        self._is_distinct = not (self._sorted_X[1:] == self._sorted_X[:-1]).any()
+
+    def are(self, found: _Found, rows: int) -> np.ndarray:
+        """(R, X) bool: the candidate is a text found for the row."""
+        place, text = found
+        which, position = _every_match(text, self._sorted_X)
+        is_found_RX = np.zeros((rows, len(self._order_X)), dtype=bool)
+        is_found_RX[place[which], self._order_X[position]] = True
+        return is_found_RX
+
+    def first_of_each(self, open_RX: np.ndarray) -> np.ndarray:
+        """(R, X) bool: of open candidates of a row with one text, the first."""
+        if self._is_distinct:
+            return open_RX
+        open_sorted_RX = open_RX[:, self._order_X]
+        seen_RX = np.cumsum(open_sorted_RX, axis=1, dtype=np.int32)
+        starts_X = np.searchsorted(self._sorted_X, self._sorted_X)
+        before_RX = np.concatenate([np.zeros((len(seen_RX), 1), np.int32), seen_RX], axis=1)
+        first_RX = np.empty_like(open_RX)
+        first_RX[:, self._order_X] = seen_RX - before_RX[:, starts_X] == 1
+        return open_RX & first_RX
+
+
+def _every_match(text_R: np.ndarray, sorted_X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in both of every pair of equal texts, those of the first rising."""
+    start_R = np.searchsorted(sorted_X, text_R)
+    count_R = np.searchsorted(sorted_X, text_R, "right") - start_R
+    which = np.repeat(np.arange(len(text_R)), count_R)
+    within = np.arange(len(which)) - np.repeat(np.cumsum(count_R) - count_R, count_R)
+    return which, start_R[which] + within

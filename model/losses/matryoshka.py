@@ -5,10 +5,13 @@ Shape letters: M = texts of a batch, D = embedding size.
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Prefix = TypeVar("Prefix")
 
 NO_WEIGHTS: Mapping[int, float] = MappingProxyType({})
 
@@ -41,13 +44,17 @@ def check_weights(weights: Mapping[int, float], sizes: list[int]) -> None:
         )
 
 
+def unit_prefixes(embedding_MD: Tensor, sizes: Iterable[int]) -> dict[int, Tensor]:
+    """The first numbers of each embedding, (M, size) for each size, scaled back to unit norm."""
+    return {size: F.normalize(embedding_MD[:, :size], dim=-1) for size in sizes}
+
+
 def matryoshka_mean(
-    loss: Callable[[Tensor], Tensor],
-    embedding_MD: Tensor,
-    sizes: list[int],
+    loss: Callable[[Prefix], Tensor],
+    prefixes: Mapping[int, Prefix],
     weights: Mapping[int, float] = NO_WEIGHTS,
 ) -> Tensor:
-    """Mean of `loss` over the prefix sizes, each prefix scaled back to unit norm.
+    """Mean of `loss` over the prefixes of all sizes, in whatever form it takes them.
 
     `weights` are factors on the losses of single sizes, 1 for those not named. The mean, not the
     sum, keeps the learning rate independent of the number of sizes. Masks belong to `loss` and are
@@ -55,7 +62,5 @@ def matryoshka_mean(
 
     Source: Kusupati et al. 2022, arXiv:2205.13147, eq. 1 (a sum there).
     """
-    losses = [
-        weights.get(size, 1.0) * loss(F.normalize(embedding_MD[:, :size], dim=-1)) for size in sizes
-    ]
+    losses = [weights.get(size, 1.0) * loss(prefix) for size, prefix in prefixes.items()]
     return torch.stack(losses).mean()

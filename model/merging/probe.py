@@ -107,7 +107,7 @@ class Probe:
                 return encoder.embed([batch.items[text] for text in part])
 
         backward = cached_backward if len(parts) > 1 else plain_backward
-        return float(backward(embed, parts, len(batch.items), objective.shares, Team()))
+        return float(backward(embed, parts, len(batch.items), objective.loss_and_gradient, Team()))
 
 
 def parameters_by_tensor(encoder: Encoder) -> dict[str, nn.Parameter]:

@@ -55,7 +55,7 @@ class OwnNegatives:
     """The hard negatives of each row of a slice, side by side."""
 
     place_RK: Tensor
-    """Number among the documents; 0 where a row has no more."""
+    """Number among the hard negatives of all rows; 0 where a row has no more."""
     by_text_RK: Tensor
     """Whether there is a negative and its text allows it."""
     judged_RK: Tensor
@@ -71,6 +71,11 @@ class Candidates:
         self._owner_X = texts.owners[self.text_mask.num_rows :]
         self._masks = masks
         self._device = device
+
+    @property
+    def most(self) -> int:
+        """Candidates of the largest term."""
+        return self.text_mask.most_candidates
 
     def allowed(
         self, terms: Sequence[Term], full: Similarities, counts: CandidateCounts
@@ -89,7 +94,7 @@ class Candidates:
         place = torch.from_numpy(place_RK).to(self._device)
         is_there = torch.from_numpy(is_there_RK).to(self._device)
         return OwnNegatives(
-            place + self.text_mask.num_rows if place.numel() else place,
+            place,
             by_text["own_negatives"].gather(1, place) & is_there,
             judged["own_negatives"].gather(1, place) & is_there,
         )
@@ -109,7 +114,12 @@ class Candidates:
             counts.by_student += _apply(full, masks.student, by_text, kept)
         if masks.guide is not None and masks.guide_MD is not None:
             num_rows = self.text_mask.num_rows
-            guide = Similarities(masks.guide_MD[:num_rows], masks.guide_MD[num_rows:], full.rows)
+            guide = Similarities(
+                masks.guide_MD[:num_rows],
+                masks.guide_MD[num_rows : 2 * num_rows],
+                masks.guide_MD[2 * num_rows :],
+                full.rows,
+            )
             counts.by_guide += _apply(guide, masks.guide, by_text, kept)
         return kept
 

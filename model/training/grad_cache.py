@@ -11,22 +11,23 @@ Shape letters: M = texts of the batch, D = embedding size.
 Source: Gao et al. 2021, arXiv:2101.06983, section 3.2.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from model.training.team import Team
 
-Shares = Callable[[Tensor, Team], Iterator[Tensor]]
-"""From the (M, D) embeddings to this process's shares of the loss: over the team they add up."""
+LossAndGradient = Callable[[Tensor, Team], tuple[Tensor, Tensor]]
+"""From the (M, D) embeddings, without a graph, to this process's share of the loss and of its
+gradient by them, (M, D): over the team both add up."""
 
 
 def plain_backward(
     embed: Callable[[list[int]], Tensor],
     parts: list[list[int]],
     num_texts: int,
-    shares: Shares,
+    loss_of: LossAndGradient,
     team: Team,
 ) -> Tensor:
     """Add this process's part of the gradient to the parameters, holding the graphs of all parts.
@@ -35,14 +36,14 @@ def plain_backward(
         embed: Embeddings of the texts of these indices.
         parts: Every text index of this process once, over the micro-batches.
         num_texts: Texts of the whole batch, M.
-        shares: The loss of the embeddings, in the order of the text indices.
+        loss_of: The loss of the embeddings, in the order of the text indices.
         team: The processes of the training.
 
     Returns:
         The loss of the whole batch, detached.
     """
     embedding = team.together(lambda: torch.cat([embed(part) for part in parts]))
-    loss, gradient = _gradient(embedding, parts, num_texts, shares, team)
+    loss, gradient = _gradient(embedding, parts, num_texts, loss_of, team)
     team.together(lambda: embedding.backward(gradient))
     return loss
 
@@ -51,7 +52,7 @@ def cached_backward(
     embed: Callable[[list[int]], Tensor],
     parts: list[list[int]],
     num_texts: int,
-    shares: Shares,
+    loss_of: LossAndGradient,
     team: Team,
 ) -> Tensor:
     """Add the same gradient as `plain_backward`, holding the graph of one part at a time.
@@ -68,7 +69,7 @@ def cached_backward(
                 embeddings.append(embed(part))
 
     team.together(embed_all)
-    loss, gradient = _gradient(torch.cat(embeddings), parts, num_texts, shares, team)
+    loss, gradient = _gradient(torch.cat(embeddings), parts, num_texts, loss_of, team)
     gradients = gradient.split([len(part) for part in parts])
 
     def embed_again() -> None:
@@ -81,27 +82,16 @@ def cached_backward(
 
 
 def _gradient(
-    embedding: Tensor, parts: list[list[int]], num_texts: int, shares: Shares, team: Team
+    embedding: Tensor, parts: list[list[int]], num_texts: int, loss_of: LossAndGradient, team: Team
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient by the embeddings of this process in the order of `parts`.
-
-    The graph of one share exists at a time.
-    """
+    """The loss, and its gradient by the embeddings of this process in the order of `parts`."""
     texts = [text for part in parts for text in part]
     order = sorted(range(len(texts)), key=texts.__getitem__)
     in_order = embedding.detach()[torch.tensor(order, device=embedding.device)]
-    leaf_MD = team.gather(in_order, sorted(texts), num_texts).requires_grad_()
-    total = leaf_MD.new_zeros(())
-
-    def score() -> None:
-        for share in shares(leaf_MD, team):
-            share.backward()
-            total.add_(share.detach())
-
-    team.together(score)
-    gradient_MD = torch.zeros_like(leaf_MD) if leaf_MD.grad is None else leaf_MD.grad
+    every_MD = team.gather(in_order, sorted(texts), num_texts)
+    loss, gradient_MD = team.together(lambda: loss_of(every_MD, team))
     team.add_up(gradient_MD)
-    return team.add_up(total), gradient_MD[torch.tensor(texts, device=embedding.device)]
+    return team.add_up(loss), gradient_MD[torch.tensor(texts, device=embedding.device)]
 
 
 def _random_state() -> list[Tensor]:

@@ -3,13 +3,11 @@
 Shape letters: B = pairs, M = 2 B texts, D = embedding size.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from model.losses.cosent import cosent
-from model.losses.matryoshka import matryoshka_mean
+from model.losses.matryoshka import matryoshka_mean, unit_prefixes
 from model.losses.pearson import pearson
 from model.training.batches import Batch
 from model.training.frozen import FrozenVectors
@@ -49,13 +47,17 @@ class GradedObjective:
         self._teacher = TeacherTerms(batch, loss, sizes, frozen.teacher_MD)
         self._parts = LossParts([loss.graded, *self._teacher.names], device)
 
-    def shares(self, embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
-        """The loss of the (M, D) embeddings, in one piece, by the leading process."""
-        if team.leads:
-            yield self._whole(embedding_MD)
+    def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
+        """The loss of the (M, D) embeddings and its gradient; 0 on all but the leading process."""
+        if not team.leads:
+            return embedding_MD.new_zeros((), dtype=torch.float32), torch.zeros_like(embedding_MD)
+        leaf_MD = embedding_MD.detach().requires_grad_()
+        loss = self._whole(leaf_MD)
+        [gradient_MD] = torch.autograd.grad(loss, [leaf_MD])
+        return loss.detach(), gradient_MD
 
     def add_up_counts(self, team: Team) -> None:
-        """Make the terms those of the batch, when the leading process has used up the shares."""
+        """Make the terms those of the batch, when the leading process has computed them."""
         self._parts.add_up(team)
 
     @property
@@ -72,8 +74,9 @@ class GradedObjective:
                 return pearson(*pair, self._score_B)
             return cosent(*pair, self._score_B, self._loss.temperature)
 
+        prefixes = unit_prefixes(embedding_MD, self._sizes)
         weights = self._loss.options.matryoshka_weights
-        parts = {self._loss.graded: matryoshka_mean(graded, embedding_MD, self._sizes, weights)}
+        parts = {self._loss.graded: matryoshka_mean(graded, prefixes, weights)}
         for name in self._teacher.names:
             whole = self._teacher.of(name, embedding_MD, slice(0, num_rows))
             parts[name] = whole / num_rows

@@ -1,10 +1,10 @@
 """The loss of one batch as a function of its embeddings, row by row, and what it was made of.
 
-Shape letters: B = rows, N = documents, M = B + N texts, R = rows of a slice,
+Shape letters: B = rows, H = hard negatives of all rows, M = 2 B + H texts, R = rows of a slice,
 Q = remembered documents, D = embedding size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.losses.contrastive import Similarities, contrastive_loss
-from model.losses.matryoshka import matryoshka_mean
+from model.losses.matryoshka import matryoshka_mean, unit_prefixes
 from model.losses.presets import PRESETS, Preset
 from model.losses.spread_out import spread_out
 from model.losses.terms import EXPLICIT_TERMS, Term
 from model.training.batches import Batch
 from model.training.candidates import CandidateCounts, Candidates, ScoreMasks
+from model.training.cut import Cut
 from model.training.frozen import NO_VECTORS, FrozenVectors
 from model.training.graded_objective import GradedObjective
 from model.training.loss_parts import LossParts
@@ -78,66 +79,93 @@ class ContrastiveObjective:
         self._num_rows = batch.num_queries
         self.soft_label_rows = 0
 
-    def shares(self, embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
-        """Shares of the loss of the (M, D) embeddings, one per slice of rows of this process.
+    def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
+        """This process's share of the loss of the (M, D) embeddings and of its gradient, (M, D).
 
-        Over all processes they add up to the loss.
+        The graph of one slice of rows exists at a time. Over all processes both add up to those of
+        the batch.
         """
-        num_rows = self._num_rows
-        width = max(1, NUMBERS_AT_ONCE // len(embedding_MD))
-        width = min(width, -(-num_rows // team.size))
-        starts = range(0, num_rows, width)
-        for start in starts[team.rank :: team.size]:
-            yield self._share(embedding_MD, slice(start, min(start + width, num_rows)))
+        leaf_MD = embedding_MD.detach().requires_grad_()
+        cut = Cut()
+        full = self._similarities(leaf_MD, cut)
+        prefixes = {
+            size: self._similarities(prefix_MD, cut)
+            for size, prefix_MD in unit_prefixes(leaf_MD, self._sizes).items()
+        }
+        total = embedding_MD.new_zeros((), dtype=torch.float32)
+        for rows in self._slices(team):
+            share = self._share(
+                leaf_MD,
+                replace(full, rows=rows),
+                {size: replace(prefix, rows=rows) for size, prefix in prefixes.items()},
+            )
+            share.backward()
+            total += share.detach()
+        cut.hand_on()
+        return total, torch.zeros_like(leaf_MD) if leaf_MD.grad is None else leaf_MD.grad
 
     def add_up_counts(self, team: Team) -> None:
-        """Make the counts those of the whole batch, when every process has used up its shares."""
+        """Make the counts those of the whole batch, when every process has scored its rows."""
         terms: list[Term] = [term for terms in self._settings.softmaxes for term in terms]
         self._counts.add_up(terms, team, self._device)
         labelled = torch.tensor(self.soft_label_rows, device=self._device)
         self.soft_label_rows = int(team.add_up(labelled))
         self._parts.add_up(team)
 
-    def _share(self, embedding_MD: Tensor, rows: slice) -> Tensor:
+    def _slices(self, team: Team) -> list[slice]:
+        """Rows of this process, as many at a time as `NUMBERS_AT_ONCE` allows."""
         num_rows = self._num_rows
-        full = self._similarities(embedding_MD, rows)
+        width = max(1, NUMBERS_AT_ONCE // self._candidates.most)
+        width = min(width, -(-num_rows // team.size))
+        starts = range(0, num_rows, width)[team.rank :: team.size]
+        return [slice(start, min(start + width, num_rows)) for start in starts]
+
+    def _similarities(self, embedding_MD: Tensor, cut: Cut) -> Similarities:
+        """Of all rows, with remembered documents cut to the size of these embeddings."""
+        num_rows = self._num_rows
+        query_BD, positive_BD, negative_HD = embedding_MD.tensor_split([num_rows, 2 * num_rows])
+        memory_QD = self._memory_QD
+        if memory_QD is not None:
+            memory_QD = F.normalize(memory_QD[:, : embedding_MD.shape[1]], dim=-1)
+        return Similarities(
+            cut.off(query_BD),
+            cut.off(positive_BD),
+            cut.off(negative_HD),
+            slice(0, num_rows),
+            memory_QD,
+        )
+
+    def _share(
+        self, embedding_MD: Tensor, full: Similarities, prefixes: Mapping[int, Similarities]
+    ) -> Tensor:
+        """The loss of a slice of rows over the rows of the batch."""
         allowed = [
             self._candidates.allowed(terms, full, self._counts)
             for terms in self._settings.softmaxes
         ]
 
-        def of_rows(prefix_MD: Tensor) -> Tensor:
-            cut = self._similarities(prefix_MD, rows)
-            return contrastive_loss(cut, allowed, self._settings)
+        def contrastive(prefix: Similarities) -> Tensor:
+            return contrastive_loss(prefix, allowed, self._settings)
 
-        parts = {"contrastive": matryoshka_mean(of_rows, embedding_MD, self._sizes, self._weights)}
+        parts = {"contrastive": matryoshka_mean(contrastive, prefixes, self._weights)}
         if self._spread_out:
-            positive_BD = full.document_ND[:num_rows]
-            parts["spread_out"] = self._spread_out * spread_out(full.query_BD, positive_BD, rows)
-        parts |= self._own_parts(embedding_MD, full)
+            both = full.query_BD, full.positive_BD
+            parts["spread_out"] = self._spread_out * spread_out(*both, full.rows)
+        parts |= self._own_parts(full, prefixes)
         for name in self._teacher.names:
-            parts[name] = self._teacher.of(name, embedding_MD, rows)
-        return self._parts.join(parts) / num_rows
+            parts[name] = self._teacher.of(name, embedding_MD, full.rows)
+        return self._parts.join(parts) / self._num_rows
 
-    def _similarities(self, prefix_MD: Tensor, rows: slice) -> Similarities:
-        """Of the slice, with remembered documents cut to the size of the prefix."""
-        memory_QD = self._memory_QD
-        if memory_QD is not None:
-            memory_QD = F.normalize(memory_QD[:, : prefix_MD.shape[1]], dim=-1)
-        num_rows = self._num_rows
-        return Similarities(prefix_MD[:num_rows], prefix_MD[num_rows:], rows, memory_QD)
-
-    def _own_parts(self, embedding_MD: Tensor, full: Similarities) -> dict[str, Tensor]:
+    def _own_parts(
+        self, full: Similarities, prefixes: Mapping[int, Similarities]
+    ) -> dict[str, Tensor]:
         if not self._own.names:
             return {}
         own = self._candidates.own_negatives(full)
         self.soft_label_rows += self._own.labelled_rows(own, full.rows)
         return {
             name: matryoshka_mean(
-                lambda prefix_MD, name=name: self._own.of(name, prefix_MD, own, full.rows),
-                embedding_MD,
-                self._sizes,
-                self._weights,
+                lambda prefix, name=name: self._own.of(name, prefix, own), prefixes, self._weights
             )
             for name in self._own.names
         }

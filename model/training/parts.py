@@ -6,7 +6,7 @@ of another; embedding and the backward pass are those of one batch.
 Shape letters: M = texts of the step, D = embedding size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from model.training.team import Team
 
 
 class SumObjective:
-    """Objectives over slices of the embeddings; shares and counts are means over all rows."""
+    """Objectives over slices of the embeddings; loss and counts are means over all rows."""
 
     def __init__(self, parts: list[Batch], objectives: list[Objective]) -> None:
         """Give each part the share of its rows."""
@@ -29,15 +29,19 @@ class SumObjective:
         self._weights = [part.num_queries / rows for part in parts]
         self._lengths = [len(part.items) for part in parts]
 
-    def shares(self, embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
-        """Shares of the loss of the (M, D) embeddings; over all processes they add up to it."""
+    def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
+        """This process's share of the loss of the (M, D) embeddings and of its gradient, (M, D)."""
+        total = embedding_MD.new_zeros((), dtype=torch.float32)
+        gradients: list[Tensor] = []
         slices = embedding_MD.split(self._lengths)
         for objective, weight, own in zip(self._objectives, self._weights, slices, strict=True):
-            for share in objective.shares(own, team):
-                yield weight * share
+            loss, gradient = objective.loss_and_gradient(own, team)
+            total += weight * loss
+            gradients.append(weight * gradient)
+        return total, torch.cat(gradients)
 
     def add_up_counts(self, team: Team) -> None:
-        """Make the counts those of the whole step, when every process has used up its shares."""
+        """Make the counts those of the whole step, when every process has scored its rows."""
         for objective in self._objectives:
             objective.add_up_counts(team)
 

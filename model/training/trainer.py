@@ -7,7 +7,7 @@ checkpoint holds tensors and a step number, and resuming replays nothing.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -265,11 +265,11 @@ class Trainer:
 
         seen: list[Tensor] = []
 
-        def shares(embedding_MD: Tensor, team: Team) -> Iterator[Tensor]:
-            seen.append(embedding_MD.detach())
-            yield from objective.shares(embedding_MD, team)
+        def loss_of(embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
+            seen.append(embedding_MD)
+            return objective.loss_and_gradient(embedding_MD, team)
 
-        loss = backward(embed, parts, len(batch.items), shares, self._team)
+        loss = backward(embed, parts, len(batch.items), loss_of, self._team)
         objective.add_up_counts(self._team)
         self._team.add_up_gradients(self._parameters)
         limit = self._settings.gradient_clip_norm

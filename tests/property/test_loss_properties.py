@@ -60,9 +60,9 @@ def allowed_of(rows: list[Row], *, in_batch: bool) -> tuple[dict[Term, np.ndarra
 def loss_of(rows: list[Row], *, in_batch: bool) -> float:
     _, documents = batch_of(rows)
     allowed, _ = allowed_of(rows, in_batch=in_batch)
-    similarities = Similarities(
-        embed([query for query, _, _ in rows]), embed(documents), slice(0, len(rows))
-    )
+    query, document = embed([query for query, _, _ in rows]), embed(documents)
+    positive, negative = document.tensor_split([len(rows)])
+    similarities = Similarities(query, positive, negative, slice(0, len(rows)))
     masks = {term: torch.from_numpy(mask) for term, mask in allowed.items()}
     settings = ContrastiveSettings((tuple(masks),), temperature=0.05)
     return contrastive_loss(similarities, [masks], settings).item() / len(rows)

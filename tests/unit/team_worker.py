@@ -221,7 +221,7 @@ def measure(
     encoder.zero_grad()
     loss = (cached_backward if case.cached else plain_backward)(
         lambda part: encoder.embed([batch.items[text] for text in part or [0]])[: len(part)],
-        parts, len(batch.items), objective.shares, team,
+        parts, len(batch.items), objective.loss_and_gradient, team,
     )  # fmt: skip
     objective.add_up_counts(team)
     team.add_up_gradients(p for p in encoder.parameters() if p.requires_grad)

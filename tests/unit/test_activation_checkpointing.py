@@ -43,7 +43,7 @@ def gradients(encoder: Encoder, batch: Batch, backward: Callable[..., Tensor]) -
     torch.manual_seed(0)
     backward(
         lambda part: encoder.embed([batch.items[text] for text in part]),
-        parts, len(batch.items), objective.shares, Team(),
+        parts, len(batch.items), objective.loss_and_gradient, Team(),
     )  # fmt: skip
     return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
 

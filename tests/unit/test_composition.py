@@ -273,7 +273,7 @@ def gradient_of(
     encoder.zero_grad()
     loss = (cached_backward if cached else plain_backward)(
         lambda part: encoder.embed([step.items[text] for text in part]),
-        parts, len(step.items), objective.shares, Team(),
+        parts, len(step.items), objective.loss_and_gradient, Team(),
     )  # fmt: skip
     return loss.item(), [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
 

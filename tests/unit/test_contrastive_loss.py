@@ -32,6 +32,11 @@ def distinct_texts(rows: int, owners: list[int]) -> BatchTexts:
     return BatchTexts(query_B, document_N, np.array(owners), query_B, document_N[:rows])
 
 
+def similarities_of(query: Tensor, document: Tensor, rows: slice) -> Similarities:
+    """Of a batch whose documents begin with the positives."""
+    return Similarities(query, document[: len(query)], document[len(query) :], rows)
+
+
 def loss_of(
     name: str, query: Tensor, document: Tensor, owners: list[int], slices: int = 1
 ) -> tuple[float, MaskCounts]:
@@ -42,7 +47,7 @@ def loss_of(
     total = 0.0
     for part in np.array_split(np.arange(rows), slices):
         wanted = slice(int(part[0]), int(part[-1]) + 1)
-        similarities = Similarities(query, document, wanted)
+        similarities = similarities_of(query, document, wanted)
         allowed = []
         for terms in settings.softmaxes:
             found = mask.allowed(terms, wanted, counts)
@@ -176,7 +181,7 @@ def test_same_tower_terms_are_those_of_sentence_transformers(term: Term) -> None
     query, document = unit_vectors(6, 16, 5), unit_vectors(6, 16, 6)
     other = ~torch.eye(6, dtype=torch.bool)
     settings = ContrastiveSettings((("other_positives", term),), TAU)
-    similarities = Similarities(query, document, slice(0, 6))
+    similarities = similarities_of(query, document, slice(0, 6))
     got = contrastive_loss(similarities, [{"other_positives": other, term: other}], settings) / 6
     expected = with_direction(JOINT[term], "joint", query, document)
     assert got.item() == pytest.approx(expected, rel=1e-5)
@@ -187,7 +192,7 @@ def test_two_softmaxes_add_up_to_twice_the_mean_of_sentence_transformers() -> No
     other = ~torch.eye(6, dtype=torch.bool)
     settings = ContrastiveSettings((("other_positives",), ("document_queries",)), TAU)
     allowed: list[dict[Term, Tensor]] = [{"other_positives": other}, {"document_queries": other}]
-    similarities = Similarities(query, document, slice(0, 6))
+    similarities = similarities_of(query, document, slice(0, 6))
     got = contrastive_loss(similarities, allowed, settings) / 6
     expected = with_direction("doc_to_query", "per_direction", query, document)
     assert got.item() == pytest.approx(2 * expected, rel=1e-5)
@@ -196,7 +201,7 @@ def test_two_softmaxes_add_up_to_twice_the_mean_of_sentence_transformers() -> No
 def test_hardness_adds_the_plain_cosine_without_gradient() -> None:
     query, document = unit_vectors(2, 8, 7).requires_grad_(), unit_vectors(4, 8, 8)
     allowed: dict[Term, Tensor] = {"own_negatives": torch.eye(2, dtype=torch.bool)}
-    similarities = Similarities(query, document, slice(0, 2))
+    similarities = similarities_of(query, document, slice(0, 2))
     settings = ContrastiveSettings((("own_negatives",),), TAU, hardness={"own_negatives": 5.0})
     loss = contrastive_loss(similarities, [allowed], settings)
     with torch.no_grad():
@@ -213,7 +218,7 @@ def test_hardness_adds_the_plain_cosine_without_gradient() -> None:
 
 def test_a_row_without_candidates_adds_nothing() -> None:
     query, document = unit_vectors(2, 8, 5).requires_grad_(), unit_vectors(2, 8, 6)
-    similarities = Similarities(query, document, slice(0, 2))
+    similarities = similarities_of(query, document, slice(0, 2))
     nothing: dict[Term, Tensor] = {"other_positives": torch.zeros(2, 2, dtype=torch.bool)}
     loss = contrastive_loss(
         similarities, [nothing], ContrastiveSettings((("other_positives",),), TAU)
@@ -230,7 +235,7 @@ def test_bfloat16_embeddings_are_compared_in_float32() -> None:
     other: dict[Term, Tensor] = {"other_positives": ~torch.eye(8, dtype=torch.bool)}
     settings = ContrastiveSettings((("other_positives",),), temperature=0.01)
     got, expected = (
-        contrastive_loss(Similarities(q, d, slice(0, 8)), [other], settings)
+        contrastive_loss(similarities_of(q, d, slice(0, 8)), [other], settings)
         for q, d in ((query, document), (query.float(), document.float()))
     )
     assert got.dtype == torch.float32
@@ -245,7 +250,7 @@ def near_and_far() -> Similarities:
     query = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     cosine = torch.tensor([0.5, 0.55, 0.65, -0.5])
     document = torch.stack([cosine, (1 - cosine**2).sqrt()], dim=1)
-    return Similarities(query, document, slice(0, 1))
+    return similarities_of(query, document, slice(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +275,7 @@ def test_a_relative_bound_below_a_negative_score_lies_below_it() -> None:
     query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     document = torch.tensor([[-0.5, 0.75**0.5], [-0.51, 0.86]])
     settings = FalseNegativeSettings(margin=-0.05, kind="relative")
-    similarities = Similarities(query, document, slice(0, 1))
+    similarities = similarities_of(query, document, slice(0, 1))
     kept = likely_negatives(similarities, ["other_positives"], settings)["other_positives"]
     assert not kept[0, 1], "-0.51 is above the bound -0.525"
 
@@ -278,7 +283,7 @@ def test_a_relative_bound_below_a_negative_score_lies_below_it() -> None:
 def test_explicit_negatives_are_judged_only_when_asked() -> None:
     query = torch.tensor([[1.0, 0.0]])
     document = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    similarities = Similarities(query, document, slice(0, 1))
+    similarities = similarities_of(query, document, slice(0, 1))
     for explicit in (False, True):
         settings = FalseNegativeSettings(margin=0.0, explicit=explicit)
         kept = likely_negatives(similarities, ["own_negatives"], settings)["own_negatives"]
@@ -287,6 +292,6 @@ def test_explicit_negatives_are_judged_only_when_asked() -> None:
 
 def test_pairs_of_documents_are_never_judged_by_default() -> None:
     document = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-    similarities = Similarities(torch.eye(2), document, slice(0, 2))
+    similarities = similarities_of(torch.eye(2), document, slice(0, 2))
     settings = FalseNegativeSettings(margin=0.0)
     assert likely_negatives(similarities, ["documents"], settings)["documents"].all()

@@ -85,7 +85,7 @@ def gradients(
     encoder.zero_grad()
     torch.manual_seed(0)
     loss = (cached_backward if cached else plain_backward)(
-        embed, parts, len(batch.items), made.shares, Team()
+        embed, parts, len(batch.items), made.loss_and_gradient, Team()
     )
     found = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
     return loss.item(), found
@@ -160,7 +160,7 @@ def test_gradients_are_added_to_those_that_are_there(
         items = [batch.items[text] for text in part]
         return pico_encoder(*collate(items, pad_id=0, pool_prompt=False, device="cpu"))
 
-    plain_backward(embed, parts, len(batch.items), made.shares, Team())
+    plain_backward(embed, parts, len(batch.items), made.loss_and_gradient, Team())
     for name, parameter in pico_encoder.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(parameter.grad, 2 * once[name], rtol=1e-4, atol=1e-5)

@@ -12,7 +12,12 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor, nn
 
 from model.losses.contrastive import ContrastiveSettings, Similarities, contrastive_loss
-from model.losses.matryoshka import check_weights, matryoshka_mean, matryoshka_sizes
+from model.losses.matryoshka import (
+    check_weights,
+    matryoshka_mean,
+    matryoshka_sizes,
+    unit_prefixes,
+)
 
 SIZE = 16
 
@@ -26,7 +31,8 @@ def in_batch(embedding: Tensor) -> Tensor:
     """InfoNCE of as many queries as documents, one after the other, without any mask."""
     rows = len(embedding) // 2
     other = ~torch.eye(rows, dtype=torch.bool)
-    similarities = Similarities(embedding[:rows], embedding[rows:], slice(0, rows))
+    sides = embedding.tensor_split([rows, 2 * rows])
+    similarities = Similarities(*sides, slice(0, rows))
     settings = ContrastiveSettings((("other_positives",),), temperature=0.05)
     return contrastive_loss(similarities, [{"other_positives": other}], settings) / rows
 
@@ -49,7 +55,8 @@ def test_value_is_the_mean_of_the_sizes_of_sentence_transformers() -> None:
     )
     features = [{"sentence_embedding": query}, {"sentence_embedding": document}]
     expected = reference(features, torch.empty(0))
-    got = matryoshka_mean(in_batch, torch.cat([query, document]), matryoshka_sizes(SIZE, [4, 8]))
+    sizes = matryoshka_sizes(SIZE, [4, 8])
+    got = matryoshka_mean(in_batch, unit_prefixes(torch.cat([query, document]), sizes))
     torch.testing.assert_close(got, expected)
 
 
@@ -60,8 +67,8 @@ def test_weights_of_sizes_are_those_of_sentence_transformers_over_the_number_of_
     reference = MatryoshkaLoss(model, inner, [SIZE, 8, 4], [1.0, 0.25, 2.0])
     features = [{"sentence_embedding": query}, {"sentence_embedding": document}]
     expected = reference(features, torch.empty(0)) / 3
-    both = torch.cat([query, document])
-    got = matryoshka_mean(in_batch, both, [SIZE, 8, 4], {8: 0.25, 4: 2.0})
+    prefixes = unit_prefixes(torch.cat([query, document]), [SIZE, 8, 4])
+    got = matryoshka_mean(in_batch, prefixes, {8: 0.25, 4: 2.0})
     torch.testing.assert_close(got, expected)
 
 
@@ -72,15 +79,14 @@ def test_a_weight_of_a_size_that_is_not_trained_is_refused() -> None:
 
 
 def test_every_prefix_is_scaled_to_unit_norm() -> None:
-    seen: list[tuple[int, float]] = []
-
-    def record(embedding: Tensor) -> Tensor:
-        seen.append((embedding.shape[1], (embedding.norm(dim=-1) - 1).abs().max().item()))
-        return embedding.sum()
-
-    matryoshka_mean(record, vectors(6, 2), [16, 8, 2])
-    assert [size for size, _ in seen] == [16, 8, 2]
-    assert max(error for _, error in seen) < 1e-6
+    prefixes = unit_prefixes(vectors(6, 2), [16, 8, 2])
+    assert [(size, len(prefix.T)) for size, prefix in prefixes.items()] == [
+        (16, 16),
+        (8, 8),
+        (2, 2),
+    ]
+    for prefix in prefixes.values():
+        torch.testing.assert_close(prefix.norm(dim=-1), torch.ones(6))
 
 
 def test_value_is_the_mean_written_in_numpy() -> None:
@@ -92,7 +98,8 @@ def test_value_is_the_mean_written_in_numpy() -> None:
         d = d / np.linalg.norm(d, axis=1, keepdims=True)
         weights = np.exp(q @ d.T / 0.05)
         values.append(-np.log(np.diag(weights) / weights.sum(axis=1)).mean())
-    got = matryoshka_mean(in_batch, torch.cat([query, document]), [16, 8]).item()
+    prefixes = unit_prefixes(torch.cat([query, document]), [16, 8])
+    got = matryoshka_mean(in_batch, prefixes).item()
     assert got == pytest.approx(np.mean(values), rel=1e-5)
 
 

@@ -214,13 +214,15 @@ def test_cached_gradient_is_the_plain_one(
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return encoder.embed([items[text] for text in part])
 
-    def shares(embedding_MD: Tensor, _: Team):
-        yield (embedding_MD @ embedding_MD.T).pow(3).sum()
+    def loss_of(embedding_MD: Tensor, _: Team) -> tuple[Tensor, Tensor]:
+        leaf_MD = embedding_MD.detach().requires_grad_()
+        loss = (leaf_MD @ leaf_MD.T).pow(3).sum()
+        return loss.detach(), torch.autograd.grad(loss, [leaf_MD])[0]
 
     found = []
     for backward in (plain_backward, cached_backward):
         encoder.zero_grad()
-        loss = backward(embed, parts, len(order), shares, Team())
+        loss = backward(embed, parts, len(order), loss_of, Team())
         gradients = {name: p.grad.clone() for name, p in encoder.named_parameters()}
         found.append((float(loss), gradients))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
