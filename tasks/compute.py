@@ -8,6 +8,7 @@ import torch
 
 from model.compilation import has_compiler
 from model.precision import Precision, fast_precision, has_bf16_instructions
+from tasks.heap import keep_one_heap
 from tasks.params import Compute
 from tasks.stage import StageError
 
@@ -49,6 +50,8 @@ def use_compute(compute: Compute, gpus: int = 1) -> Machine:
     use_cuda = available and compute.device != "cpu"
     if use_cuda:
         _check_gpus(held)
+    else:
+        keep_one_heap()
     device = torch.device("cuda" if use_cuda else "cpu")
     return Machine(device, _precision(compute, device), _compiles(compute, device))
 

@@ -123,7 +123,7 @@ class TextMask:
         row_R = np.arange(self.num_rows)[rows]
         related = self._related(row_R)
         allowed: dict[Term, np.ndarray] = {
-            term: self._within_tower(term, row_R, related, counts)
+            term: self._of_other_rows(term, row_R, related, counts)
             for term in terms
             if term not in DOCUMENT_TERMS
         }
@@ -169,7 +169,7 @@ class TextMask:
         maybe_RN[:, negatives] = ~is_safe_RX
         return maybe_RN
 
-    def _within_tower(
+    def _of_other_rows(
         self, term: Term, row_R: np.ndarray, related: "_Found", counts: MaskCounts
     ) -> np.ndarray:
         """Terms over queries, or over positives as seen from the positive: (R, B) bool."""

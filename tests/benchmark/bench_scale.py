@@ -21,6 +21,7 @@ import torch
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
 from model.encoder import Encoder
 from model.precision import fast_precision
+from tasks.heap import keep_one_heap
 from tests.benchmark.workload import (
     SIZES,
     Ours,
@@ -42,6 +43,8 @@ logger = logging.getLogger("bench_scale")
 def measure(folder: Path, batch: int, steps: int, micro_batch_tokens: int) -> dict[str, float]:
     """Seconds per pair after the first step, seconds to its end, peak memory, in this process."""
     device = the_device()
+    if device.type == "cpu":
+        keep_one_heap()  # as a stage does
     encoder = Encoder.load(folder, device=device)
     pairs = lognormal_pairs(TEXTS, batch * steps)
     batches = [pairs[start : start + batch] for start in range(0, len(pairs), batch)]

@@ -96,6 +96,7 @@ CHANGES = {
     "stage 2 as it is": Change("finetune"),
     "0 hard negatives": Change("finetune", trained_with("finetune", hard_negatives=0)),
     "1 hard negative": Change("finetune", trained_with("finetune", hard_negatives=1)),
+    "3 hard negatives": Change("finetune", trained_with("finetune", hard_negatives=3)),
     "7 hard negatives": Change("finetune", trained_with("finetune", hard_negatives=7)),
     "hardness 5": Change("finetune", trained_with("finetune", hardness={"own_negatives": 5.0})),
 }
