@@ -50,7 +50,7 @@ def without_instructions(values: Values) -> None:
     values["evaluate"]["task_prompts"] = {}
 
 
-def train_theirs(place: Workspace, seconds: float, seed: int) -> int:
+def train_theirs(place: Workspace, seconds: float, seed: int, *, bf16: bool) -> int:
     """Train for `seconds` and leave the model where evaluate expects the final one; its steps."""
     training = place.values["pretrain"]["training"]
     folder = place.folder / "artifacts" / "prune" / "model"
@@ -71,7 +71,7 @@ def train_theirs(place: Workspace, seconds: float, seed: int) -> int:
             output_dir=output, max_steps=steps, per_device_train_batch_size=training["batch_size"],
             learning_rate=training["learning_rate"], warmup_steps=max(1, steps // 10),
             multi_dataset_batch_sampler="round_robin", seed=seed, save_strategy="no",
-            report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no",
+            bf16=bf16, report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
         started = time.perf_counter()
         SentenceTransformerTrainer(model, arguments, datasets.DatasetDict(rows), loss=loss).train()
@@ -124,11 +124,13 @@ def main() -> None:
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps-share", type=float, default=1.0, help="of max_steps of each stage")
+    parser.add_argument("--bf16", action="store_true", help="the rival too, against its default")
+    parser.add_argument("--seconds", type=float, help="leave ours out, train the rival for so long")
     parser.add_argument("--out", type=Path, help="JSON of every score")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    scores: dict[str, list[dict[str, float]]] = {"samovar": [], "sentence-transformers": []}
+    scores: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for seed in chosen.seeds:
             compare(chosen, Path(temporary) / str(seed), seed, scores)
@@ -149,17 +151,19 @@ def compare(
     chosen: argparse.Namespace, folder: Path, seed: int, scores: dict[str, list[dict[str, float]]]
 ) -> None:
     """Both recipes with one seed, for equal time."""
-    ours = Workspace(
-        chosen.checkout, folder / "ours", steps_share=chosen.steps_share,
-        change=lambda values: set_seed(values, seed),
-    )  # fmt: skip
-    seconds = train_ours(ours)
-    scores["samovar"].append(ours.score("final"))
+    seconds = chosen.seconds
+    if seconds is None:
+        ours = Workspace(
+            chosen.checkout, folder / "ours", steps_share=chosen.steps_share,
+            change=lambda values: set_seed(values, seed),
+        )  # fmt: skip
+        seconds = train_ours(ours)
+        scores.setdefault("samovar", []).append(ours.score("final"))
     theirs = Workspace(
         chosen.checkout, folder / "theirs", steps_share=1.0, change=without_instructions
     )
-    train_theirs(theirs, seconds, seed)
-    scores["sentence-transformers"].append(theirs.score("final"))
+    train_theirs(theirs, seconds, seed, bf16=chosen.bf16)
+    scores.setdefault("sentence-transformers", []).append(theirs.score("final"))
     for name, found in scores.items():
         logger.info("seed %d: %-22s %.1f", seed, name, found[-1]["mean"])
 

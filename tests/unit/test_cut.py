@@ -1,4 +1,4 @@
-"""The gradient through a cut is that of the whole graph, and its first half is gone through once."""
+"""The gradient through a cut is that of the whole graph, whose first half is passed once."""
 
 import torch
 
