@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from flows.errors import FlowError
-from flows.server import require_server
+from flows.server.server import require_server
 from flows.settings import use_settings
 from flows.terminal import say, use_terminal
 
@@ -26,7 +26,7 @@ def main() -> None:
     except FlowError as error:
         sys.exit(str(error))
     # Prefect reads its settings when it is imported, which is why that happens here
-    from flows.deployment import tell_arrival
+    from flows.server.deployment import tell_arrival
 
     tell_arrival(source)
     say(f"told {url}: new data at {source}")

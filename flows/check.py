@@ -23,13 +23,13 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.dag import changed, check_data
-from flows.database import check_database
+from flows.checkout.locks import check_checkout_is_free
 from flows.errors import FlowError
-from flows.locks import check_checkout_is_free
-from flows.notify import ADDRESSES, read_addresses
-from flows.server import running_server
+from flows.plan.dag import changed, check_data
+from flows.server.database import check_database
+from flows.server.server import running_server
 from flows.settings import POOL
+from flows.show.notify import ADDRESSES, read_addresses
 from tasks.params import ParamsError, load_params
 
 LOCK = Path("requirements.lock")

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flows.checkout.remote import use_remote
 from flows.errors import FlowError
-from flows.process import DVC, environment
-from flows.remote import use_remote
+from flows.processes.process import DVC, environment
 from flows.terminal import say, use_terminal
 from tasks.params import ParamsError, load_params
 

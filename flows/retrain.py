@@ -1,4 +1,4 @@
-"""Retrains the model: `python -m flows.retrain`. The flow itself is in flows/pipeline.py."""
+"""Retrains the model: `python -m flows.retrain`. The flow itself is in flows/run/pipeline.py."""
 
 import argparse
 import sys
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.dag import after, changed, check_data, read_stages, select
+from flows.checkout.locks import check_checkout_is_free
 from flows.errors import FlowError
-from flows.forecast import forecast, forecast_rows, total
-from flows.locks import check_checkout_is_free
+from flows.plan.dag import after, changed, check_data, read_stages, select
+from flows.plan.forecast import forecast, forecast_rows, total
 from flows.profile import install_profile, list_profiles
-from flows.server import use_server
+from flows.server.server import use_server
 from flows.settings import use_settings
-from flows.summary import as_table, show_summary
+from flows.show.summary import as_table, show_summary
 from flows.terminal import say, use_terminal
 from tasks.params import Cost, ParamsError, load_params
 
@@ -44,7 +44,7 @@ def _retrain(arguments: argparse.Namespace) -> None:
     url, stays_up = use_server()
     say(f"watch it at {url}")
     # Prefect reads its settings when it is imported, which is why that happens here
-    from flows.pipeline import retrain
+    from flows.run.pipeline import retrain
 
     outcomes = retrain(
         arguments.stages, arguments.force, arguments.publish, from_stage=arguments.from_stage

@@ -7,9 +7,9 @@ for a machine that is administered, `python -m flows.services up` does the same 
 import argparse
 import sys
 
-from flows.cron import MONTHLY, check_schedule
 from flows.errors import FlowError
-from flows.server import use_server
+from flows.plan.cron import MONTHLY, check_schedule
+from flows.server.server import use_server
 from flows.settings import use_settings
 from flows.terminal import say, use_terminal
 
@@ -33,8 +33,8 @@ def main() -> None:
     say(f"retraining at {arguments.cron!r} {arguments.timezone}; watch it at {url}")
     from prefect.schedules import Cron
 
-    from flows.deployment import NAME, ONE_AT_A_TIME
-    from flows.pipeline import retrain
+    from flows.run.pipeline import retrain
+    from flows.server.deployment import NAME, ONE_AT_A_TIME
 
     retrain.serve(
         name=NAME,

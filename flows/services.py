@@ -17,15 +17,22 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from flows.background import Service
-from flows.cron import MONTHLY, check_schedule
-from flows.database import check_database
+from flows.checkout.locks import check_checkout_is_free
 from flows.errors import FlowError
-from flows.locks import check_checkout_is_free
-from flows.process import environment
-from flows.server import ADDRESS_FILE, HOST, is_up, running_server, server_command, server_settings
+from flows.plan.cron import MONTHLY, check_schedule
+from flows.processes.background import Service
+from flows.processes.process import environment
+from flows.server.database import check_database
+from flows.server.server import (
+    ADDRESS_FILE,
+    HOST,
+    is_up,
+    running_server,
+    server_command,
+    server_settings,
+)
 from flows.settings import POOL, STATE, login_hint, use_settings
-from flows.summary import as_table
+from flows.show.summary import as_table
 from flows.terminal import say, use_terminal
 from tasks.params import ParamsError, load_params
 
@@ -144,7 +151,7 @@ def _start_server(server: Service, url: str, command: list[str]) -> None:
 
 
 def _register(cron: str, timezone: str) -> None:
-    from flows.deployment import register
+    from flows.server.deployment import register
 
     register(Path.cwd(), cron, timezone)
 
@@ -156,7 +163,7 @@ def _worker_command() -> list[str]:
 
 
 def _worker_state() -> str:
-    from flows.deployment import worker_state
+    from flows.server.deployment import worker_state
 
     return worker_state(f"{socket.gethostname()}:{Path.cwd().name}")
 
@@ -169,7 +176,7 @@ def _states() -> dict[str, tuple[str, str]]:
     if url:
         found["server"] = ("up", url.removesuffix("/api"))
         os.environ["PREFECT_API_URL"] = url
-        from flows.deployment import deployment_state
+        from flows.server.deployment import deployment_state
 
         found["deployment"] = deployment_state()
         is_online = Service("worker").is_alive() and _worker_state() == "ONLINE"

@@ -1,7 +1,7 @@
 """Where a run keeps its own files, and Prefect's settings, set before Prefect is imported.
 
-Prefect reads its settings once, at import. Modules that import it (flows/stage.py,
-flows/retrain.py, flows/artifacts.py) are therefore imported after `use_settings`.
+Prefect reads its settings once, at import. Modules that import it (flows/run/stage.py,
+flows/retrain.py, flows/show/artifacts.py) are therefore imported after `use_settings`.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def _use_own_auth() -> None:
     """Have the server of this checkout ask for a password, and know it.
 
     One given as PREFECT_SERVER_API_AUTH_STRING is used instead; given empty, the server asks for
-    none and listens on loopback only (flows/server.py).
+    none and listens on loopback only (flows/server/server.py).
     """
     given = os.environ.get(SERVER_AUTH)
     if given == "":

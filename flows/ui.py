@@ -6,7 +6,7 @@ import sys
 import threading
 
 from flows.errors import FlowError
-from flows.server import running_server, start_server
+from flows.server.server import running_server, start_server
 from flows.settings import login_hint, use_settings
 
 PORT = 4200

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.server import free_port, is_up
+from flows.server.server import free_port, is_up
 from tests.flows.s3 import KEYS, S3, serve_s3
 from tests.flows.toy import Toy, toy_environment, wait_until, write_toy
 

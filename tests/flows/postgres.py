@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.server import free_port
+from flows.server.server import free_port
 
 PASSWORD = "password-of-the-database"  # noqa: S105 - of a database that lasts for a test
 TRIES = 20

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.server import free_port
+from flows.server.server import free_port
 from tests.flows.toy import ROOT
 
 SCRIPT = ROOT / "infra" / "s3" / "server.sh"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.server import free_port, is_up
+from flows.server.server import free_port, is_up
 from flows.settings import read_settings
 from tests.flows.postgres import PASSWORD, Postgres, postgres_bin, serve_postgres
 from tests.flows.s3 import KEYS

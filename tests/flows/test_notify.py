@@ -5,8 +5,8 @@ import email.policy
 
 import pytest
 
-from flows.notify import ADDRESSES, LONGEST, tell
-from flows.server import free_port
+from flows.server.server import free_port
+from flows.show.notify import ADDRESSES, LONGEST, tell
 from tests.flows.receiver import mail_server, webhook
 from tests.flows.toy import Toy
 
@@ -41,7 +41,7 @@ def test_one_address_that_fails_is_said_without_its_secret_and_the_others_are_to
         dead = f"json://user:hidden-word@127.0.0.1:{free_port()}/"
         monkeypatch.setenv(ADDRESSES, f"nonsense://hidden-token {dead} {address}")
         said: list[str] = []
-        monkeypatch.setattr("flows.notify.say", said.append)
+        monkeypatch.setattr("flows.show.notify.say", said.append)
         tell("Model", "text")
     assert len(bodies) == 1
     assert len(said) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.server import free_port
+from flows.server.server import free_port
 from tests.flows.postgres import PASSWORD, Postgres, postgres_bin, serve_postgres
 from tests.flows.test_services import services, start, state
 from tests.flows.toy import Toy, wait_until

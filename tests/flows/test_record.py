@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.checkout.record import record_version
 from flows.errors import FlowError
-from flows.record import record_version
 from tasks.params import Record
 from tests.flows.toy import Toy, git
 

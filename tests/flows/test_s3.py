@@ -12,7 +12,7 @@ import psutil
 import pytest
 from s3fs import S3FileSystem
 
-from flows.server import free_port
+from flows.server.server import free_port
 from tasks import probe
 from tasks import registry as registry_module
 from tasks.params import load_params

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.server import free_port
+from flows.server.server import free_port
 from tests.flows.receiver import webhook
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import AUTH, Toy, api, git, wait_until

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.server import free_port, is_up
+from flows.server.server import free_port, is_up
 from tests.flows.toy import Toy, api, wait_until
 
 

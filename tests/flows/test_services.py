@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.server import free_port
+from flows.server.server import free_port
 from flows.settings import AUTH_FILE
 from tests.flows.toy import Toy, api, last_run, toy_environment, wait_until
 

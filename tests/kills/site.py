@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.server import free_port
+from flows.server.server import free_port
 from tasks.storage import Storage, open_storage
 from tests.flows.postgres import Postgres
 from tests.flows.s3 import KEYS, S3

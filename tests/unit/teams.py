@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.server import free_port
+from flows.server.server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

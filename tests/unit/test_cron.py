@@ -2,8 +2,8 @@
 
 import pytest
 
-from flows.cron import overlap, shortest_gap_s
 from flows.errors import FlowError
+from flows.plan.cron import overlap, shortest_gap_s
 
 
 @pytest.mark.parametrize(

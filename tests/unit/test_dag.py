@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.dag import changed, check_data, read_stages, select
 from flows.errors import FlowError
+from flows.plan.dag import changed, check_data, read_stages, select
 
 # of pygtrie, inside DVC
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")

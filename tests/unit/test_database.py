@@ -2,9 +2,8 @@
 
 import pytest
 
-from flows import database
 from flows.errors import FlowError
-from flows.server import free_port
+from flows.server.server import database, free_port
 
 
 @pytest.mark.parametrize(

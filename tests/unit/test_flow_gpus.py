@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import gpus
+from flows.run import gpus
 
 
 @pytest.fixture

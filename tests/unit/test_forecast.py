@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.dag import Stage
-from flows.forecast import FORCED, Expected, forecast, forecast_rows, total
+from flows.plan.dag import Stage
+from flows.plan.forecast import FORCED, Expected, forecast, forecast_rows, total
 from tasks.params import Cost
 
 FREE = Cost(machine_hour=None, gpu_hour=None, currency="USD")

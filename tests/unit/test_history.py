@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import history
-from flows.history import Retraining
-from flows.schedule import Outcome
+from flows.plan.schedule import Outcome
+from flows.show import history
+from flows.show.history import Retraining
 from tasks.params import Params, load_params
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import leash
+from flows.processes import leash
 from tests.flows.toy import wait_until
 
 SAVES = """

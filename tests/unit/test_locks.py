@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.checkout.locks import check_checkout_is_free, clean_rwlock, hold_checkout
 from flows.errors import CheckoutBusyError
-from flows.locks import check_checkout_is_free, clean_rwlock, hold_checkout
 
 
 def dead_pid() -> int:
@@ -41,7 +41,7 @@ def test_checkout_is_free_again_after_the_run(tmp_path):
 
 def test_checkout_is_free_after_its_holder_was_killed(tmp_path):
     code = (
-        "import pathlib, sys, flows.locks as l\n"
+        "import pathlib, sys, flows.checkout.locks as l\n"
         f"with l.hold_checkout(pathlib.Path({str(tmp_path)!r})):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.reasons import reason_of
+from flows.show.reasons import reason_of
 
 FAILED = (
     "ERROR: failed to reproduce 'finetune': failed to run: python -m tasks.finetune, exited with "

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.checkout.remote import use_remote
 from flows.errors import FlowError
-from flows.remote import use_remote
 from tasks.params import Store
 
 ENDPOINT = "http://127.0.0.1:7480"

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flows.dag import Stage
-from flows.schedule import MOST_STAGES, Outcome, Step, places_for, plan, run_steps
+from flows.plan.dag import Stage
+from flows.plan.schedule import MOST_STAGES, Outcome, Step, places_for, plan, run_steps
 
 
 class Recorder:

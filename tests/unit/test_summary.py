@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.schedule import Outcome
-from flows.summary import show_summary
+from flows.plan.schedule import Outcome
+from flows.show.summary import show_summary
 
 LADDER = [
     {"rung": "random", "mean": 0.231, "tasks": {"RiaNews": 0.05, "STS": 0.4}},

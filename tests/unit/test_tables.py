@@ -1,6 +1,6 @@
 """What a run shows of gate and champion."""
 
-from flows import tables
+from flows.show import tables
 
 TASKS = [{"task": "SampleSTS", "champion": None, "candidate": 0.25, "change": None}]
 FIRST = {"publish": True, "reasons": ["No champion."], "champion": None, "tasks": TASKS}

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.schedule import Outcome
+from flows.plan.schedule import Outcome
 
 REPORT = Path("artifacts/report/index.html")
 LADDER = Path("artifacts/report/ladder.json")

@@ -1,7 +1,7 @@
 """Holds one command on a leash: whatever it started goes when it goes, or when its owner goes.
 
-Run as `python flows/leash.py OWNER_PID COMMAND...`, in a session of its own. Neither `dvc` nor a
-shell forwards a signal to the stage below it, so without this a killed flow, or a killed `dvc`,
+Run as `python flows/processes/leash.py OWNER_PID COMMAND...`, in a session of its own. Neither
+`dvc` nor a shell forwards a signal to the stage below it: without this a killed flow, or `dvc`,
 would leave a training that holds the GPU and writes its output for hours.
 """
 

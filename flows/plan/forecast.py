@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.dag import Stage
+from flows.plan.dag import Stage
 from tasks.params import Cost
 
 TIMINGS = Path("artifacts/timings")

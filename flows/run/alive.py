@@ -1,7 +1,7 @@
 """Keeps the state of a living run true: a run cut off from the server is taken for dead there.
 
-The server closes a run that it has not heard of for a while (flows/deployment.py). When the network
-is back the run says that it goes on.
+The server closes a run that it has not heard of for a while (flows/server/deployment.py). When the
+network is back the run says that it goes on.
 """
 
 import contextlib

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
-from flows.dag import open_repo
 from flows.errors import FlowError
+from flows.plan.dag import open_repo
 from tasks.params import Record
 
 ALWAYS = ("dvc.lock", "champion.json")

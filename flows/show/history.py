@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.forecast import last_record
-from flows.schedule import Outcome
+from flows.plan.forecast import last_record
+from flows.plan.schedule import Outcome
 from flows.settings import STATE
-from flows.summary import PUBLISHED
-from flows.tables import LADDER, points, read_ladder
+from flows.show.summary import PUBLISHED
+from flows.show.tables import LADDER, points, read_ladder
 from tasks.params import Params
 
 FILE = STATE / "history.jsonl"

@@ -28,8 +28,8 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 
-from flows.alive import SILENT
-from flows.pipeline import retrain
+from flows.run.alive import SILENT
+from flows.run.pipeline import retrain
 from flows.settings import POOL
 
 NAME = "scheduled"
@@ -57,7 +57,7 @@ def register(root: Path, cron: str, timezone: str) -> None:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
     # runs are started elsewhere, so that the root has to be on the path by name
     job = {"working_dir": str(root), "env": {"PYTHONPATH": str(root)}}
-    source: Any = retrain.from_source(source=str(root), entrypoint="flows/pipeline.py:retrain")
+    source: Any = retrain.from_source(source=str(root), entrypoint="flows/run/pipeline.py:retrain")
     source.deploy(
         name=NAME,
         work_pool_name=POOL,

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flows import leash
 from flows.errors import FlowError
+from flows.processes import leash
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]
 """Without the flag DVC gives up after 3 s, also when it locks again after hours of training."""

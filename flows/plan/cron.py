@@ -3,9 +3,9 @@
 import asyncio
 import itertools
 
-from flows.dag import read_stages
 from flows.errors import FlowError
-from flows.forecast import forecast
+from flows.plan.dag import read_stages
+from flows.plan.forecast import forecast
 
 MONTHLY = "0 3 1 * *"
 DATES_LOOKED_AT = 60

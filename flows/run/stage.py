@@ -18,13 +18,13 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
-from flows.artifacts import artifact_key
+from flows.checkout.news import marked
+from flows.checkout.remote import refusal_hint
 from flows.errors import StageFailedError
-from flows.news import marked
-from flows.process import DVC, stream
-from flows.progress import StageProgress
-from flows.reasons import reason_of
-from flows.remote import refusal_hint
+from flows.processes.process import DVC, stream
+from flows.show.artifacts import artifact_key
+from flows.show.progress import StageProgress
+from flows.show.reasons import reason_of
 from flows.terminal import say_output, say_stage
 
 TAIL_LINES = 30

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dvc.exceptions import DvcException
 
-from flows.dag import changed, check_data, open_repo
 from flows.errors import FlowError
+from flows.plan.dag import changed, check_data, open_repo
 from flows.settings import STATE
 
 MARKERS = STATE / "updating"

@@ -11,9 +11,9 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
-from flows.dag import Stage
-from flows.schedule import Outcome
-from flows.tables import (
+from flows.plan.dag import Stage
+from flows.plan.schedule import Outcome
+from flows.show.tables import (
     DATA_DOCS,
     DATA_FLOW,
     DECISION,

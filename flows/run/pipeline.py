@@ -11,23 +11,14 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import artifacts, history
-from flows.alive import stays_running
-from flows.dag import Stage, after, changed, check_data, read_stages, select
-from flows.dead_runs import close_dead_runs
+from flows.checkout.locks import clean_rwlock, hold_checkout
+from flows.checkout.news import find_imports
+from flows.checkout.record import record_version
+from flows.checkout.remote import use_remote
 from flows.errors import FlowError, StageFailedError
-from flows.forecast import forecast, forecast_rows, total
-from flows.gpus import count_gpus
-from flows.locks import clean_rwlock, hold_checkout
-from flows.news import find_imports
-from flows.notify import tell_end, tell_published, tell_refused
-from flows.orphan import end_with_worker
-from flows.process import open_run, stop_all
-from flows.profile import install_profile
-from flows.record import record_version
-from flows.remote import use_remote
-from flows.runner import PrefectRunner
-from flows.schedule import (
+from flows.plan.dag import Stage, after, changed, check_data, read_stages, select
+from flows.plan.forecast import forecast, forecast_rows, total
+from flows.plan.schedule import (
     AT_ONCE,
     CHAMPION,
     MOST_STAGES,
@@ -38,8 +29,17 @@ from flows.schedule import (
     plan,
     run_steps,
 )
+from flows.processes.orphan import end_with_worker
+from flows.processes.process import open_run, stop_all
+from flows.profile import install_profile
+from flows.run.alive import stays_running
+from flows.run.dead_runs import close_dead_runs
+from flows.run.gpus import count_gpus
+from flows.run.runner import PrefectRunner
+from flows.show import artifacts, history
+from flows.show.notify import tell_end, tell_published, tell_refused
+from flows.show.version import checkout, read_version, refusal
 from flows.terminal import say, use_terminal
-from flows.version import checkout, read_version, refusal
 from tasks.params import Params, load_params
 
 PUBLISH = "publish"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from flows.dag import Stage
+from flows.plan.dag import Stage
 
 Kind = Literal["stage", "hook", "update", "push", "last push"]
 AT_ONCE: dict[Kind, int] = {"stage": 2, "hook": 1, "update": 1, "push": 1, "last push": 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.process import environment
+from flows.processes.process import environment
 from flows.settings import STATE
 from flows.terminal import say
 

@@ -8,8 +8,8 @@ from prefect import allow_failure
 from prefect.futures import PrefectFuture
 from prefect.tasks import Task
 
-from flows.schedule import Kind, Outcome, Step
-from flows.stage import push, push_insistently, run_hook, run_stage, update
+from flows.plan.schedule import Kind, Outcome, Step
+from flows.run.stage import push, push_insistently, run_hook, run_stage, update
 
 TASKS: dict[Kind, Task[..., Any]] = {
     "stage": run_stage,

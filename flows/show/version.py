@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.summary import PUBLISHED
-from flows.tables import LADDER, points, read_ladder
+from flows.show.summary import PUBLISHED
+from flows.show.tables import LADDER, points, read_ladder
 from tasks.params import Params
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.schedule import Outcome
+from flows.plan.schedule import Outcome
 from flows.settings import STATE
-from flows.tables import LADDER, REPORT, ladder_rows, read_ladder, stage_rows
+from flows.show.tables import LADDER, REPORT, ladder_rows, read_ladder, stage_rows
 
 OPEN_COMMAND = "python -m flows.ui"
 PUBLISHED = STATE / "published.json"

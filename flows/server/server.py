@@ -17,9 +17,9 @@ import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from flows.database import check_database, database_settings
 from flows.errors import FlowError
-from flows.process import Processes
+from flows.processes.process import Processes
+from flows.server.database import check_database, database_settings
 from flows.settings import SERVER_AUTH, STATE
 
 HOST = "127.0.0.1"
