@@ -30,7 +30,7 @@ from flows.server.database import check_database
 from flows.server.server import running_server
 from flows.settings import POOL
 from flows.show.notify import ADDRESSES, read_addresses
-from tasks.params import ParamsError, load_params
+from tasks.params.load import ParamsError, load_params
 
 LOCK = Path("requirements.lock")
 SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 13.0

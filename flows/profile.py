@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from flows.errors import FlowError
-from tasks.params import PARAMS_FILE, ParamsError, load_params
+from tasks.params.load import PARAMS_FILE, ParamsError, load_params
 
 PROFILES = Path("infra/profiles")
 

@@ -9,7 +9,7 @@ from flows.checkout.remote import use_remote
 from flows.errors import FlowError
 from flows.processes.process import DVC, environment
 from flows.terminal import say, use_terminal
-from tasks.params import ParamsError, load_params
+from tasks.params.load import ParamsError, load_params
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from flows.server.server import use_server
 from flows.settings import use_settings
 from flows.show.summary import as_table, show_summary
 from flows.terminal import say, use_terminal
-from tasks.params import Cost, ParamsError, load_params
+from tasks.params.load import Cost, ParamsError, load_params
 
 PLAIN_WIDTH = 140
 

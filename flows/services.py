@@ -31,10 +31,11 @@ from flows.server.server import (
     server_command,
     server_settings,
 )
-from flows.settings import POOL, STATE, login_hint, use_settings
+from flows.settings import POOL, login_hint, use_settings
 from flows.show.summary import as_table
 from flows.terminal import say, use_terminal
-from tasks.params import ParamsError, load_params
+from tasks.params.load import ParamsError, load_params
+from tasks.params.paths import STATE
 
 S3_SCRIPT, S3_STATE = Path("infra/s3/server.sh"), STATE / "s3"
 PORT = 4200

@@ -9,9 +9,9 @@ import os
 import secrets
 from pathlib import Path
 
+from tasks.params.paths import STATE
+
 SETTINGS_FILE = Path("infra/prefect.env")
-STATE = Path(".samovar")
-"""Locks and Prefect's database; git-ignored, never a stage output."""
 POOL = "samovar"
 """The work pool of retrainings."""
 AUTH_FILE = STATE / "prefect" / "auth"

@@ -22,9 +22,9 @@ from mteb.abstasks import AbsTask
 from mteb.abstasks.classification import AbsTaskClassification
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
-from tasks.params import ParamsError, load_params
-from tasks.stage import StageError, atomic_folder
-from tasks.storage import open_storage
+from tasks.contract.stage import StageError, atomic_folder
+from tasks.params.load import ParamsError, load_params
+from tasks.store.storage import open_storage
 
 RETRIEVAL_PARTS = ("corpus", "queries", "query", "qrels", "default", "top_ranked", "instruction")
 """Configs a retrieval task of mteb may have, prefixed by the language in a multilingual one."""

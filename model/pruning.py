@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from model.encoder import Encoder
-from model.pooling.multilayer import MultilayerPooling
-from model.tokenization import TokenizedText, collate, token_budget_batches
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.multilayer import MultilayerPooling
+from model.encoder.tokenization import TokenizedText, collate, token_budget_batches
 
 PER_LAYER_KEYS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 """Config lists with one entry per block."""

@@ -14,22 +14,25 @@ from types import ModuleType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from model import checkpoint, compilation, scratch
-from model.attention import set_attention
-from model.attention_temperature import temper_attention
-from model.backbone import load_decoder, prove_folder
-from model.encoder import Encoder
-from model.pooling.build import LatentSize, PoolingSettings
-from model.rope import require_length, scale_rope
-from model.scratch import CausalTraining, CurvePoint, DecoderSize
+from model import checkpoint
+from model.backbone import scratch
+from model.backbone.attention_temperature import temper_attention
+from model.backbone.decoder import load_decoder, prove_folder
+from model.backbone.rope import require_length, scale_rope
+from model.backbone.scratch import CausalTraining, CurvePoint, DecoderSize
+from model.encoder import compilation
+from model.encoder.attention import set_attention
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import LatentSize, PoolingSettings
 from model.training import schedule
 from model.writing import writing
-from tasks.compute import Machine, use_compute
-from tasks.params import Backbone, Params, Prompts
-from tasks.prompts import query_prompt
-from tasks.records import MANIFEST, read_table
-from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError, atomic_folder, run_stage, write_json
-from tasks.storage import open_storage
+from tasks.contract.prompts import query_prompt
+from tasks.contract.records import MANIFEST, read_table
+from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.machine.compute import Machine, use_compute
+from tasks.params.load import Backbone, Params, Prompts
+from tasks.params.paths import ARTIFACTS, CHECKPOINTS
+from tasks.store.storage import open_storage
 
 DOCUMENTS = ARTIFACTS / "ingest" / "documents"
 TOKENIZER_CHARACTERS = 20_000_000  # a vocabulary of thousands is settled long before

@@ -8,10 +8,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tasks.params import Params
-from tasks.registry import Registry, Version, fingerprint_folder
-from tasks.stage import ARTIFACTS, read_json, run_stage, write_json
-from tasks.storage import open_storage
+from tasks.contract.stage import read_json, run_stage, write_json
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
+from tasks.store.registry import Registry, Version, fingerprint_folder
+from tasks.store.storage import open_storage
 
 CHAMPION_FILE = Path("champion.json")
 

@@ -9,10 +9,10 @@ import logging
 import sys
 from pathlib import Path
 
-from tasks.params import ParamsError, load_params
-from tasks.registry import Registry
-from tasks.stage import StageError
-from tasks.storage import open_storage
+from tasks.contract.stage import StageError
+from tasks.params.load import ParamsError, load_params
+from tasks.store.registry import Registry
+from tasks.store.storage import open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.champion import CHAMPION_FILE
-from tasks.params import Params
-from tasks.registry import fingerprint_folder
-from tasks.sections.evaluation import Gate
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, read_json, run_stage, write_json
+from tasks.contract.stage import StageError, atomic_folder, read_json, run_stage, write_json
+from tasks.params.evaluation import Gate
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
+from tasks.store.registry import fingerprint_folder
 
 TOLERANCE = 1e-9
 """Scores closer than this are equal: 0.57 - 0.56 is a gain of 0.01."""

@@ -3,9 +3,10 @@
 import sys
 from functools import partial
 
-from tasks.contrastive import ContrastiveStage, run_training
-from tasks.params import Params
-from tasks.stage import ARTIFACTS, StageError, run_stage
+from tasks.contract.stage import StageError, run_stage
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
+from tasks.training.contrastive import ContrastiveStage, run_training
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Stage pretrain: stage 1, contrastive on many pairs with in-batch negatives."""
 
-from tasks.contrastive import ContrastiveStage, run_training
-from tasks.params import Params
-from tasks.stage import ARTIFACTS, run_stage
+from tasks.contract.stage import run_stage
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
+from tasks.training.contrastive import ContrastiveStage, run_training
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+from tasks.contract.stage import StageError
 from tasks.ingest.locations import source_files
-from tasks.params import Params, load_params
-from tasks.sections.data import API_KEY_VARIABLE
-from tasks.stage import StageError
-from tasks.storage import open_filesystem, open_storage
+from tasks.params.data import API_KEY_VARIABLE
+from tasks.params.load import Params, load_params
+from tasks.store.storage import open_filesystem, open_storage
 
 Level = Literal["ok", "warning", "error"]
 

@@ -2,8 +2,9 @@
 
 import logging
 
-from model.backbone import prove_folder
-from model.encoder import Encoder
+from model.backbone.decoder import prove_folder
+from model.encoder.encoder import Encoder
+from model.encoder.tokenization import TokenizedText
 from model.pruning import (
     Distances,
     blocks_to_remove,
@@ -12,11 +13,11 @@ from model.pruning import (
     measure_distances,
     prune_encoder,
 )
-from model.tokenization import TokenizedText
-from tasks.compute import use_compute
-from tasks.params import Params, Prune
-from tasks.records import read_table
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+from tasks.contract.records import read_table
+from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.machine.compute import use_compute
+from tasks.params.load import Params, Prune
+from tasks.params.paths import ARTIFACTS
 
 DOCUMENTS = ARTIFACTS / "ingest" / "documents"
 BATCH_TOKENS = 8192

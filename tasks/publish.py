@@ -10,14 +10,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tasks.params import PARAMS_FILE, Params
-from tasks.registry import Registry, fingerprint_folder
-from tasks.stage import ARTIFACTS, StageError, read_json, run_stage, write_json
-from tasks.storage import open_storage
-
-RESULT = Path(".samovar/published.json")
-MODEL_CARD = ARTIFACTS / "report" / "model_card.md"
-REPORT = ARTIFACTS / "report" / "index.html"
+from tasks.contract.stage import StageError, read_json, run_stage, write_json
+from tasks.params.load import PARAMS_FILE, Params
+from tasks.params.paths import ARTIFACTS, DECISION, MODEL_CARD, PUBLISHED, REPORT
+from tasks.store.registry import Registry, fingerprint_folder
+from tasks.store.storage import open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +31,12 @@ def publish(params: Params) -> None:
         StageError: There is no decision, the model changed since the decision, a file is missing,
             or the store cannot be used.
     """
-    decision = read_json(ARTIFACTS / "gate" / "decision.json")
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    decision = read_json(DECISION)
+    PUBLISHED.parent.mkdir(parents=True, exist_ok=True)
     if not decision["publish"]:
         for reason in decision["reasons"]:
             logger.info("nothing published: %s", reason)
-        write_json(RESULT, {"version": None, "is_new": False, "reasons": decision["reasons"]})
+        write_json(PUBLISHED, {"version": None, "is_new": False, "reasons": decision["reasons"]})
         return
     model = ARTIFACTS / params.publish.checkpoint
     fingerprint = fingerprint_folder(model)
@@ -61,7 +58,7 @@ def publish(params: Params) -> None:
             run=describe_run(),
         )
     address = registry.address(version.version)
-    write_json(RESULT, {"version": version.version, "is_new": is_new, "address": address})
+    write_json(PUBLISHED, {"version": version.version, "is_new": is_new, "address": address})
     if is_new:
         logger.info("published %s at %s", version.version, address)
     else:

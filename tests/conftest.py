@@ -15,8 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from model.encoder import Encoder
-from model.pooling.build import PoolingSettings
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import PoolingSettings
 
 PICO_TEXTS = [
     "Самовар стоит на столе.",

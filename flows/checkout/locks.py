@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from flows.errors import CheckoutBusyError
-from flows.settings import STATE
+from tasks.params.paths import STATE
 
 GUARD_WAIT_S = 10.0
 GUARD_POLL_S = 0.05

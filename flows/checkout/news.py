@@ -13,7 +13,7 @@ from dvc.exceptions import DvcException
 
 from flows.errors import FlowError
 from flows.plan.dag import changed, check_data, open_repo
-from flows.settings import STATE
+from tasks.params.paths import STATE
 
 MARKERS = STATE / "updating"
 

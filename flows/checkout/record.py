@@ -17,7 +17,7 @@ from dvc.repo import Repo
 
 from flows.errors import FlowError
 from flows.plan.dag import open_repo
-from tasks.params import Record
+from tasks.params.load import Record
 
 ALWAYS = ("dvc.lock", "champion.json")
 """What a run writes for git; in the commit even where nobody has added it yet."""

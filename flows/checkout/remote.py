@@ -11,7 +11,7 @@ from typing import Any
 from dvc.config import Config, ConfigError
 
 from flows.errors import FlowError
-from tasks.params import Store, load_params
+from tasks.params.load import Store, load_params
 
 REMOTE = "store"
 FOLDER = "dvc"

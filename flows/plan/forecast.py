@@ -1,16 +1,15 @@
 """What a run would do, and why, without doing it: `python -m flows.retrain --dry-run`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.plan.dag import Stage
-from tasks.params import Cost
+from flows.results import last_record
+from tasks.params.load import Cost
+from tasks.params.paths import TIMINGS
 
-TIMINGS = Path("artifacts/timings")
-"""Written by the stages; stays when a stage does not run."""
 LONGEST_REASON = 120
 FORCED = "asked for by --force"
 
@@ -58,15 +57,6 @@ def forecast(
             stage.name, reason, is_certain, last.get("wall_s"), last.get("gpu_s", 0.0)
         )
     return list(found.values())
-
-
-def last_record(stage: str, timings: Path = TIMINGS) -> dict[str, Any]:
-    """What the last run of a stage on this machine left on record; empty where there is none."""
-    try:
-        record = json.loads((timings / f"{stage}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def forecast_rows(expected: Sequence[Expected]) -> list[dict[str, Any]]:

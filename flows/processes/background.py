@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 
 from flows.processes.process import environment
-from flows.settings import STATE
 from flows.terminal import say
+from tasks.params.paths import STATE
 
 FOLDER = STATE / "services"
 STOP_WAIT_S = 20.0

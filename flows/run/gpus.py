@@ -5,7 +5,7 @@ import sys
 
 from flows.terminal import say
 
-SCRIPT = "tasks/gpus/visible.py"
+SCRIPT = "tasks/machine/gpus/visible.py"
 ANSWER_WAIT_S = 120.0
 """The driver takes seconds per GPU to start where nothing keeps it loaded."""
 

@@ -40,7 +40,7 @@ from flows.show import artifacts, history
 from flows.show.notify import tell_end, tell_published, tell_refused
 from flows.show.version import checkout, read_version, refusal
 from flows.terminal import say, use_terminal
-from tasks.params import Params, load_params
+from tasks.params.load import Params, load_params
 
 PUBLISH = "publish"
 

@@ -20,7 +20,8 @@ from ipaddress import ip_address
 from flows.errors import FlowError
 from flows.processes.process import Processes
 from flows.server.database import check_database, database_settings
-from flows.settings import SERVER_AUTH, STATE
+from flows.settings import SERVER_AUTH
+from tasks.params.paths import STATE
 
 HOST = "127.0.0.1"
 START_WAIT_S = 120.0

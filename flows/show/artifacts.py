@@ -13,19 +13,9 @@ from prefect.artifacts import (
 
 from flows.plan.dag import Stage
 from flows.plan.schedule import Outcome
-from flows.show.tables import (
-    DATA_DOCS,
-    DATA_FLOW,
-    DECISION,
-    LADDER,
-    REPORT,
-    champion_row,
-    data_flow_rows,
-    gate_text,
-    ladder_rows,
-    read_ladder,
-    stage_rows,
-)
+from flows.results import read_data_flow, read_decision, read_ladder
+from flows.show.tables import champion_row, data_flow_rows, gate_text, ladder_rows, stage_rows
+from tasks.params.paths import DATA_DOCS, REPORT
 
 
 def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
@@ -33,8 +23,8 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
     create_table_artifact(
         key="stages", table=stage_rows(outcomes), description="What each stage did"
     )
-    decision = _read(DECISION)
-    ladder = ladder_rows(read_ladder(LADDER))
+    decision = read_decision()
+    ladder = ladder_rows(read_ladder())
     if ladder:
         champion = None if decision is None else champion_row(decision)
         create_table_artifact(
@@ -46,7 +36,7 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
         create_markdown_artifact(
             key="gate", markdown=gate_text(decision), description="What the gate decided"
         )
-    flow = _read(DATA_FLOW)
+    flow = read_data_flow()
     if flow is not None:
         create_table_artifact(
             key="data-flow",
@@ -76,11 +66,6 @@ def _show_page(key: str, file: Path, what: str) -> None:
             description=f"{what}. Browsers follow an address of a file only when it is typed: "
             "copy it.",
         )
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    """A JSON file of this run; None when its stage has not run."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def show_forecast(rows: list[dict[str, Any]], text: str) -> None:

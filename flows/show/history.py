@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.plan.forecast import last_record
 from flows.plan.schedule import Outcome
-from flows.settings import STATE
-from flows.show.summary import PUBLISHED
-from flows.show.tables import LADDER, points, read_ladder
-from tasks.params import Params
+from flows.results import last_record, read_ladder, read_published
+from flows.show.tables import points
+from tasks.params.load import Params
+from tasks.params.paths import STATE
 
 FILE = STATE / "history.jsonl"
 SHOWN = 20
@@ -70,16 +69,15 @@ def _gpu_seconds(stages: Sequence[Outcome]) -> float:
 
 
 def _mean(rung: str) -> float | None:
-    return next((row["mean"] for row in read_ladder(LADDER) if row["rung"] == rung), None)
+    return next((row["mean"] for row in read_ladder() if row["rung"] == rung), None)
 
 
 def _result(outcomes: Sequence[Outcome], error: str | None) -> str:
     if error is not None:
         return f"failed: {error.strip().splitlines()[0] if error.strip() else 'stopped'}"
-    if any(outcome.name == "publish" for outcome in outcomes) and PUBLISHED.exists():
-        published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-        if published.get("is_new"):
-            return f"published {published['version']}"
+    published = read_published() or {}
+    if any(outcome.name == "publish" for outcome in outcomes) and published.get("is_new"):
+        return f"published {published['version']}"
     return "green, nothing new published"
 
 

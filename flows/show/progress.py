@@ -8,7 +8,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from flows.terminal import say_stage
 
 STEP = re.compile(r"\bstep (\d+)/(\d+) (.+)")
-"""A line of model/training/progress.py or model/scratch.py, one per five seconds at most."""
+"""A line of model/training/progress.py, or scratch.py of model/backbone, every five seconds."""
 
 
 class StageProgress:

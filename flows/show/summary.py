@@ -1,6 +1,5 @@
 """What a person reads at the end of a run: stages, scores, the model, where to look."""
 
-import json
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.plan.schedule import Outcome
-from flows.settings import STATE
-from flows.show.tables import LADDER, REPORT, ladder_rows, read_ladder, stage_rows
+from flows.results import read_ladder, read_published
+from flows.show.tables import ladder_rows, stage_rows
+from tasks.params.paths import REPORT
 
 OPEN_COMMAND = "python -m flows.ui"
-PUBLISHED = STATE / "published.json"
 FINAL_MODEL = Path("artifacts/merge/model")
 
 
@@ -29,7 +28,7 @@ def show_summary(outcomes: list[Outcome], ui_url: str | None, console: Console) 
     if stages and all(outcome.state == "Skipped" for outcome in stages):
         console.print("every stage is up to date", style="bold green")
     console.print(as_table("Stages", stage_rows(outcomes)))
-    ladder = ladder_rows(read_ladder(LADDER))
+    ladder = ladder_rows(read_ladder())
     if ladder:
         console.print(as_table("Scores (0-100)", rung_columns(ladder)))
     if REPORT.exists():
@@ -69,11 +68,8 @@ def rung_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def published_model() -> Path:
     """The folder of the version published last, or of this run's model when none is local."""
-    if PUBLISHED.exists():
-        address = json.loads(PUBLISHED.read_text(encoding="utf-8")).get("address")
-        if address and Path(address).is_dir():
-            return Path(address)
-    return FINAL_MODEL
+    address = (read_published() or {}).get("address")
+    return Path(address) if address and Path(address).is_dir() else FINAL_MODEL
 
 
 def load_lines(model: Path) -> list[str]:

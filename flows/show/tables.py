@@ -1,16 +1,9 @@
 """The tables of a run, for Prefect's UI and for the terminal alike."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from flows.plan.schedule import Outcome
 
-REPORT = Path("artifacts/report/index.html")
-LADDER = Path("artifacts/report/ladder.json")
-DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
-DATA_FLOW = Path("artifacts/ingest/metrics.json")
-DECISION = Path("artifacts/gate/decision.json")
 WORDS = {
     "Completed": "ran",
     "Cached": "from the run cache",
@@ -30,11 +23,6 @@ def stage_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
         for outcome in outcomes
         if outcome.kind != "push"
     ]
-
-
-def read_ladder(path: Path) -> list[dict[str, Any]]:
-    """The rungs `{"rung", "mean", "tasks"}` the report stage wrote; none when it has not run."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def ladder_rows(ladder: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
 """The version that a run has published, or found published: its tag, its texts for git and UI."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.show.summary import PUBLISHED
-from flows.show.tables import LADDER, points, read_ladder
-from tasks.params import Params
+from flows.results import read_ladder, read_published
+from flows.show.tables import points
+from tasks.params.load import Params
+from tasks.params.paths import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,9 @@ class PublishedVersion:
 
 def read_version(params: Params, published: Path = PUBLISHED) -> PublishedVersion | None:
     """What the publication at the end of this run left; None when the gate refused."""
-    if not published.exists():
-        return None
-    version = json.loads(published.read_text(encoding="utf-8"))
-    rung = next((row for row in read_ladder(LADDER) if row["rung"] == params.report.after), None)
-    if version["version"] is None or rung is None:
+    version = read_published(published)
+    rung = next((row for row in read_ladder() if row["rung"] == params.report.after), None)
+    if version is None or version["version"] is None or rung is None:
         return None
     return PublishedVersion(
         tag=f"{params.publish.name}/{version['version']}",
@@ -61,9 +59,7 @@ def read_version(params: Params, published: Path = PUBLISHED) -> PublishedVersio
 
 def refusal(published: Path = PUBLISHED) -> list[str]:
     """Why the gate let the model of this run not be published; empty when it did."""
-    if not published.exists():
-        return []
-    return list(json.loads(published.read_text(encoding="utf-8")).get("reasons", []))
+    return list((read_published(published) or {}).get("reasons", []))
 
 
 def checkout(tag: str) -> list[str]:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from model.encoder import Encoder
-from model.export import POOLING_FOLDERS, PROJECTION_FOLDER, PROJECTION_PREFIX
-from model.precision import Precision, decoder_autocast
-from model.tokenization import token_budget_batches
-from model.training.batches import SourceReader
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.objective import objective_of
+from model.encoder.encoder import Encoder
+from model.encoder.export import POOLING_FOLDERS, PROJECTION_FOLDER, PROJECTION_PREFIX
+from model.encoder.precision import Precision, decoder_autocast
+from model.encoder.tokenization import token_budget_batches
+from model.training.data.batches import SourceReader
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.team import Team
+from model.training.objective.objective import objective_of
 from model.training.settings import LossSettings, TrainingSource
-from model.training.team import Team
 
 
 @dataclass(frozen=True)

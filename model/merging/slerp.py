@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from model.merging.checkpoint import Checkpoint, TensorSource, require_alike
 from model.merging.task_vectors import TaskVectors
+from model.merging.weights import Checkpoint, TensorSource, require_alike
 
 # Beyond this |cosine| the arc is a line to float32 accuracy and sin(alpha) divides by almost 0.
 # The value of mergekit and of Self Positioning.

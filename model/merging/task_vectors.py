@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.merging.checkpoint import Checkpoint, TensorSource, require_alike
+from model.merging.weights import Checkpoint, TensorSource, require_alike
 
 # Numbers taken to float64 at a time.
 CHUNK = 2**22

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from model.merging.checkpoint import Checkpoint, TensorSource, require_alike
+from model.merging.weights import Checkpoint, TensorSource, require_alike
 
 
 def uniform_soup(

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pyarrow as pa
 
+from model.encoder.precision import Precision
 from model.losses.terms import Term
-from model.precision import Precision
-from model.training.loss_options import LossOptions
+from model.training.objective.loss_options import LossOptions
 
 IN_BATCH_TASKS = frozenset({"retrieval", "nli", "bitext"})
 """Tasks whose other documents are safe negatives; texts of one class or cluster are not."""

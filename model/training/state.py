@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
-from model.encoder import Encoder
-from model.training.memory import DocumentMemory
-from model.training.micro_batches import MicroBatches
-from model.training.sharding import like, whole_tensors
-from model.training.team import Team
+from model.encoder.encoder import Encoder
+from model.training.devices.micro_batches import MicroBatches
+from model.training.devices.sharding import like, whole_tensors
+from model.training.devices.team import Team
+from model.training.objective.cross_batch_memory import DocumentMemory
 
 WEIGHTS = "weights."
 CHECKPOINTS_KEPT = 2

@@ -17,27 +17,27 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from model.encoder.precision import decoder_autocast
 from model.losses.matryoshka import check_weights, matryoshka_sizes
-from model.precision import decoder_autocast
-from model.training.batches import BatchPlan, Step, rows_folder
-from model.training.composition import draw_steps
-from model.training.form import trained_form
-from model.training.frozen import NO_MODELS, FrozenModels
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.memory import DocumentMemory
-from model.training.micro_batches import MicroBatches
-from model.training.objective import Objective
-from model.training.parts import SumObjective, objective_of_parts
+from model.training.data.batches import BatchPlan, Step, rows_folder
+from model.training.data.composition import draw_steps
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.micro_batches import MicroBatches
+from model.training.devices.sharding import clip_gradients
+from model.training.devices.team import Team
+from model.training.devices.utilisation import most_tokens_per_s
+from model.training.devices.wrapping import trained_form
+from model.training.objective.cross_batch_memory import DocumentMemory
+from model.training.objective.frozen import NO_MODELS, FrozenModels
+from model.training.objective.objective import Objective
+from model.training.objective.sub_batches import SumObjective, objective_of_parts
 from model.training.progress import Progress
 from model.training.schedule import learning_rate_at
 from model.training.settings import TrainingSource, TrainSettings
-from model.training.sharding import clip_gradients
 from model.training.state import TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
-from model.training.team import Team
-from model.training.utilisation import most_tokens_per_s
 from model.writing import writing
 
 

@@ -10,9 +10,10 @@ from threadpoolctl import threadpool_limits
 
 from tasks.baseline.random_vectors import RandomVectors
 from tasks.baseline.tfidf import Tfidf
-from tasks.params import Params
-from tasks.records import read_table
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+from tasks.contract.records import read_table
+from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
 
 MAX_NGRAMS = 20_000
 """Columns of TF-IDF: the projection stays below 32 MB, rarer n-grams hardly move a score."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from tasks.stage import read_json, write_json
+from tasks.contract.stage import read_json, write_json
 
 KIND = "random"
 

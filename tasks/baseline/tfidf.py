@@ -15,7 +15,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from model.writing import writing
-from tasks.stage import StageError, read_json, write_json
+from tasks.contract.stage import StageError, read_json, write_json
 
 KIND = "tfidf"
 SVD_ITERATIONS = 3

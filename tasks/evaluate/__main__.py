@@ -5,8 +5,8 @@ import os
 import sys
 import tempfile
 
-from tasks.params import Params
-from tasks.stage import run_stage
+from tasks.contract.stage import run_stage
+from tasks.params.load import Params
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from mteb.abstasks import AbsTask
 from mteb.abstasks.classification import AbsTaskClassification
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
+from tasks.contract.stage import StageError
 from tasks.evaluate.retrieved import KeepsRanking
-from tasks.stage import StageError
 
 
 def local_task(folder: Path, official_name: str, seed: int) -> AbsTask:

@@ -15,7 +15,7 @@ from mteb.abstasks import AbsTask
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from sklearn.exceptions import UndefinedMetricWarning
 
-from tasks.compute import use_compute
+from tasks.contract.stage import StageError, atomic_folder, write_json
 from tasks.evaluate.benchmark import local_task
 from tasks.evaluate.eager import decode_columns_once
 from tasks.evaluate.embedder import Embedder
@@ -24,9 +24,10 @@ from tasks.evaluate.retrieved import retrieved_passages
 from tasks.evaluate.rungs import open_rung
 from tasks.evaluate.scores import TaskScore, summary, task_score
 from tasks.evaluate.threads import use_threads
-from tasks.params import Params
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, write_json
-from tasks.storage import open_storage
+from tasks.machine.compute import use_compute
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
+from tasks.store.storage import open_storage
 
 LOADER_ROWS = 4096
 """Rows mteb hands over at a time; the encoder cuts its own batches, by tokens."""

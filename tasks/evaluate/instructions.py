@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from mteb import TaskMetadata
 from mteb.types import PromptType
 
-from tasks.params import Params
-from tasks.prompts import query_prompt
-from tasks.sections.training import Prompts
-from tasks.stage import StageError
+from tasks.contract.prompts import query_prompt
+from tasks.contract.stage import StageError
+from tasks.params.load import Params
+from tasks.params.training import Prompts
 
 TASK_OF_TYPE: Mapping[str, str] = {
     "Retrieval": "retrieval",

@@ -6,7 +6,7 @@ from typing import Any, cast
 from mteb.abstasks import AbsTask
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
 
 PASSAGES = 3
 """Passages shown per query."""

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from model.precision import Precision
+from model.encoder.precision import Precision
 from tasks.baseline import random_vectors, tfidf
 from tasks.baseline.random_vectors import RandomVectors
 from tasks.baseline.tfidf import Tfidf
-from tasks.compute import Machine
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.machine.compute import Machine
 
 if TYPE_CHECKING:
-    from model.encoder import Encoder
+    from model.encoder.encoder import Encoder
 
 
 class Rung(Protocol):
@@ -79,8 +79,8 @@ def open_rung(folder: Path, machine: Machine, *, batch_tokens: int, max_length_t
             f"rung in evaluate.checkpoints"
         )
     # Two seconds of imports that the baselines do without.
-    from model.compilation import compile_blocks
-    from model.encoder import Encoder
+    from model.encoder.compilation import compile_blocks
+    from model.encoder.encoder import Encoder
 
     encoder = Encoder.load(folder, device=machine.device)
     if machine.compile_blocks:

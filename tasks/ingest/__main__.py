@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.contract.records import write_table
+from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
 from tasks.ingest.admission import Admission, Admitted
 from tasks.ingest.assembly import Assembly, split_sources
 from tasks.ingest.evaluation import read_benchmark
@@ -19,10 +21,9 @@ from tasks.ingest.in_domain import InDomain
 from tasks.ingest.locations import source_files
 from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.quarantine import Quarantine
-from tasks.params import Params
-from tasks.records import write_table
-from tasks.sections.data import Ingest
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+from tasks.params.data import Ingest
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
 
 logger = logging.getLogger(__name__)
 

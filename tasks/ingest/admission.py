@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.contract.records import CLASS_TASKS, text_id
+from tasks.contract.stage import StageError
 from tasks.ingest.candidates import Candidate, RowParser, RowRefusedError
 from tasks.ingest.duplicates import Duplicates
 from tasks.ingest.fingerprint import Fingerprint, fingerprint
@@ -20,9 +22,7 @@ from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.quarantine import Place, Quarantine
 from tasks.ingest.readers import BATCH_ROWS, Fault, Row, read_rows
 from tasks.ingest.spool import Spool
-from tasks.records import CLASS_TASKS, text_id
-from tasks.sections.data import Ingest, Source
-from tasks.stage import StageError
+from tasks.params.data import Ingest, Source
 
 LOG_EVERY_S = 5.0
 

@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.contract.records import CLASS_TASKS, DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
+from tasks.contract.stage import StageError
 from tasks.ingest.admission import Admitted
 from tasks.ingest.classes import ClassPairs
 from tasks.ingest.in_domain import InDomain
 from tasks.ingest.quarantine import Place, Quarantine
 from tasks.ingest.split import holds_key, is_development, query_keys, sample
 from tasks.ingest.spool import Spool
-from tasks.records import CLASS_TASKS, DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
-from tasks.sections.data import Ingest
-from tasks.stage import StageError
+from tasks.params.data import Ingest
 
 
 @dataclass(frozen=True)

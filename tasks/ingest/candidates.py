@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, field
 
+from tasks.contract.records import CLASS_TASKS, normalise_text
 from tasks.ingest.readers import Values
-from tasks.records import CLASS_TASKS, normalise_text
-from tasks.sections.data import Ingest, Source
+from tasks.params.data import Ingest, Source
 
 _SAME_TEXT_TASKS = {"retrieval", "nli", "bitext"}
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from tasks.contract.records import EVALUATION_SCHEMA, normalise_text
+from tasks.contract.stage import StageError
 from tasks.ingest.locations import Location, benchmark_files, is_train_split
 from tasks.ingest.readers import Fault, read_rows
-from tasks.records import EVALUATION_SCHEMA, normalise_text
-from tasks.stage import StageError
 
 MIN_REPETITION = 20
 """A column whose values repeat so often on average holds names of classes, not texts."""

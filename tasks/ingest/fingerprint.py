@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from tasks.records import fold
+from tasks.contract.records import fold
 
 _WORD = re.compile(r"[^\W_]+")
 

@@ -2,7 +2,7 @@
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
 
 READ_CHARACTERS = 1000
 """Enough to tell; a longer text costs time and changes nothing."""

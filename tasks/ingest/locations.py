@@ -10,9 +10,9 @@ from typing import IO
 
 import fsspec
 
-from tasks.sections.data import Source
-from tasks.stage import StageError
-from tasks.storage import open_filesystem, storage_errors
+from tasks.contract.stage import StageError
+from tasks.params.data import Source
+from tasks.store.storage import open_filesystem, storage_errors
 
 LAYOUTS = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}
 COMPRESSIONS = (".gz", ".bz2", ".xz")

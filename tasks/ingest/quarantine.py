@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from tasks.contract.records import QUARANTINE_SCHEMA, normalise_text
 from tasks.ingest.spool import Spool
-from tasks.records import QUARANTINE_SCHEMA, normalise_text
 
 CONTENT_CHARACTERS = 500
 

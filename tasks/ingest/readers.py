@@ -14,8 +14,8 @@ from typing import IO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.contract.stage import StageError
 from tasks.ingest.locations import Location
-from tasks.stage import StageError
 
 BATCH_ROWS = 1024
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.records import CLASS_TASKS
+from tasks.contract.records import CLASS_TASKS
 
 FEWEST_MEMBERS = 10
 """Texts a class must have for some of them to be held out: a rare one is needed for training."""

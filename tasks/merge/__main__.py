@@ -5,16 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.training.settings import TrainingSource
-from tasks.compute import Machine, use_compute
-from tasks.contrastive import CORPORA, ContrastiveStage, load_sources
+from tasks.contract.records import read_table
+from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.machine.compute import Machine, use_compute
 from tasks.merge.candidates import Ingredients, require_same_settings
 from tasks.merge.development import score_encoder, select_development
-from tasks.params import SLERP_VARIANTS, Params
-from tasks.records import read_table
-from tasks.registry import fingerprint_folder
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+from tasks.params.load import SLERP_VARIANTS, Params
+from tasks.params.paths import ARTIFACTS, CORPORA
+from tasks.store.registry import fingerprint_folder
+from tasks.training.contrastive import ContrastiveStage, load_sources
 
 SOUP, SLERP, SELF_POSITIONING = "uniform_soup", "slerp", "self_positioning"
 VARIANT = "multitask-"

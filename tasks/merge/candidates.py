@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.encoder import Encoder
-from model.merging.checkpoint import Checkpoint, write_merged
+from model.encoder.encoder import Encoder
 from model.merging.probe import Probe, ProbeSettings, parameters_by_tensor
 from model.merging.self_positioning import Position, search_position
 from model.merging.slerp import cosines, slerp_task_vectors
 from model.merging.task_vectors import TaskVectors
 from model.merging.uniform_soup import uniform_soup
+from model.merging.weights import Checkpoint, write_merged
 from model.training.settings import TrainingSource
-from tasks.compute import Machine
-from tasks.params import Params
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.machine.compute import Machine
+from tasks.params.load import Params
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from model.encoder.precision import Precision
 from model.mining import top_k
-from model.precision import Precision
+from tasks.contract.prompts import document_prompt, query_prompt
+from tasks.contract.records import match_key
+from tasks.contract.stage import StageError
 from tasks.merge.labelled import LabelledSource, accuracy, select_labelled
-from tasks.params import Prompts
-from tasks.prompts import document_prompt, query_prompt
-from tasks.records import match_key
-from tasks.stage import StageError
+from tasks.params.load import Prompts
 
 RANKED_TASKS = ("retrieval", "nli")
 # Positives of training rows among the documents make the ranking harder: so many for each row of

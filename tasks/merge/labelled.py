@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from tasks.params import Prompts
-from tasks.prompts import query_prompt
-from tasks.records import CLASS_TASKS
+from tasks.contract.prompts import query_prompt
+from tasks.contract.records import CLASS_TASKS
+from tasks.params.load import Prompts
 
 TEXTS_PER_CLASS = 16
 """Training texts whose mean stands for a class; every candidate encodes them again."""

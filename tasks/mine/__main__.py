@@ -8,16 +8,17 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from model.compilation import compile_blocks
-from model.encoder import Encoder
+from model.encoder.compilation import compile_blocks
+from model.encoder.encoder import Encoder
+from model.encoder.precision import Precision
 from model.mining import HardNegatives, mine_hard_negatives, pair_scores, positive_cap, top_k
-from model.precision import Precision
-from tasks.compute import use_compute
+from tasks.contract.prompts import query_prompt
+from tasks.contract.records import EXAMPLE_SCHEMA, read_table, write_table
+from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.machine.compute import use_compute
 from tasks.mine.texts import MiningTexts, Ragged
-from tasks.params import Mine, Params
-from tasks.prompts import query_prompt
-from tasks.records import EXAMPLE_SCHEMA, read_table, write_table
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+from tasks.params.load import Mine, Params
+from tasks.params.paths import ARTIFACTS
 
 MINED_TASKS = ("retrieval", "nli", "bitext")
 # Shares whose removal rate is reported, to choose max_positive_share by.

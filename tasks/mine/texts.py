@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tasks.records import match_key
+from tasks.contract.records import match_key
 
 
 @dataclass(frozen=True)

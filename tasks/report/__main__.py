@@ -2,12 +2,13 @@
 
 import logging
 
-from tasks.params import Params
+from tasks.contract.stage import atomic_folder, run_stage, write_json
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
 from tasks.report.card import model_card
 from tasks.report.ladder import ladder_text
 from tasks.report.page import report_page
 from tasks.report.run import Run
-from tasks.stage import ARTIFACTS, atomic_folder, run_stage, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.params import Params
-from tasks.stage import ARTIFACTS, read_json
-
-LADDER_FILE = ARTIFACTS / "report" / "ladder.json"
+from tasks.contract.stage import read_json
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS, LADDER
 
 
 def ladder_rows(params: Params, artifacts: Path = ARTIFACTS) -> list[dict[str, Any]]:
@@ -48,4 +47,4 @@ def ladder_text(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(ladder_text(read_json(LADDER_FILE)) + "\n")
+    sys.stdout.write(ladder_text(read_json(LADDER)) + "\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tasks.prompts import query_prompt
+from tasks.contract.prompts import query_prompt
 from tasks.report.cost_view import cost_view, inputs_view
 from tasks.report.data_view import flow_view, mining_view, synthesis_view, validation_view
 from tasks.report.examples_view import examples_view

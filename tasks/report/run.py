@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.params import PARAMS_FILE, Params
+from tasks.contract.stage import StageError, read_json
+from tasks.params.load import PARAMS_FILE, Params
 from tasks.report.ladder import ladder_rows
-from tasks.stage import StageError, read_json
 
 
 @dataclass(frozen=True)

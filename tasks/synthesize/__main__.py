@@ -3,10 +3,11 @@
 import logging
 from collections import Counter
 
-from tasks.params import Params
-from tasks.records import read_table, write_table
-from tasks.sections.data import Synthesize
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, run_stage, write_json
+from tasks.contract.records import read_table, write_table
+from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.params.data import Synthesize
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
 from tasks.synthesize.admission import HeldOut, Selection, admit, select_documents
 from tasks.synthesize.drafts import Draft, Drafts
 from tasks.synthesize.offline import write_offline

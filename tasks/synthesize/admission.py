@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from tasks.records import EXAMPLE_SCHEMA, match_key, text_id
-from tasks.sections.data import Synthesize
+from tasks.contract.records import EXAMPLE_SCHEMA, match_key, text_id
+from tasks.params.data import Synthesize
 from tasks.synthesize.drafts import Document, Draft, Drafts
 
 SOURCE = "synthetic"

@@ -5,7 +5,7 @@ import re
 from itertools import islice
 from typing import Any
 
-from tasks.records import match_key, normalise_text
+from tasks.contract.records import match_key, normalise_text
 from tasks.synthesize.drafts import Document
 from tasks.synthesize.prompts import DIFFICULTIES, QUESTION_TYPES, Plan
 from tasks.synthesize.terms import words_of

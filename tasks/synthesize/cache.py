@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
 
 Messages = list[dict[str, str]]
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import openai
 from openai.types.chat import ChatCompletion
 
-from tasks.sections.data import Endpoint
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.params.data import Endpoint
 from tasks.synthesize.cache import Answer, AnswerCache, Messages, question_key
 from tasks.synthesize.failures import (
     HopelessError,

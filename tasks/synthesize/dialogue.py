@@ -1,7 +1,7 @@
 """The three calls that make a query: plan, writing, judgement."""
 
-from tasks.records import text_id
-from tasks.sections.data import Synthesize
+from tasks.contract.records import text_id
+from tasks.params.data import Synthesize
 from tasks.synthesize.answers import AnswerRejectedError, parse_grade, parse_plan, parse_query
 from tasks.synthesize.cache import Messages
 from tasks.synthesize.client import ChatClient

@@ -4,16 +4,15 @@ import asyncio
 import logging
 import os
 import time
-from pathlib import Path
 
-from tasks.sections.data import API_KEY_VARIABLE, Endpoint, Synthesize
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.params.data import API_KEY_VARIABLE, Endpoint, Synthesize
+from tasks.params.paths import LLM_CACHE
 from tasks.synthesize.cache import AnswerCache, open_cache
 from tasks.synthesize.client import ChatClient
 from tasks.synthesize.dialogue import Dialogue
 from tasks.synthesize.drafts import Document, Drafts
 
-CACHE = Path(".samovar/llm-cache/answers.sqlite")
 LOG_EVERY_S = 5.0
 
 logger = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ def write_with_endpoint(
     Raises:
         StageError: The endpoint is of no use; the answers so far are in the cache.
     """
-    with open_cache(CACHE) as cache:
+    with open_cache(LLM_CACHE) as cache:
         return asyncio.run(_write_all(documents, section, endpoint, cache))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tasks.records import text_id
+from tasks.contract.records import text_id
 from tasks.synthesize.drafts import Document, Draft, Drafts
 from tasks.synthesize.terms import (
     STEM_CHARACTERS,

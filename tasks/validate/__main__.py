@@ -3,9 +3,10 @@
 import logging
 import shutil
 
-from tasks.params import Params
-from tasks.records import read_table
-from tasks.stage import ARTIFACTS, StageError, atomic_folder, read_json, run_stage, write_json
+from tasks.contract.records import read_table
+from tasks.contract.stage import StageError, atomic_folder, read_json, run_stage, write_json
+from tasks.params.load import Params
+from tasks.params.paths import ARTIFACTS
 from tasks.validate.data_docs import write_data_docs
 from tasks.validate.suites import SCHEMAS, Totals, check_fields, check_rows
 from tasks.validate.summary import describe_failures, metrics, summary

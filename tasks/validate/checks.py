@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from tasks.sections.base import Task
-from tasks.sections.data import Validate
+from tasks.params.base import Task
+from tasks.params.data import Validate
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
-from tasks.records import CLASS_TASKS
+from tasks.contract.records import CLASS_TASKS
 
 SLICE_ROWS = 100_000
 

@@ -4,7 +4,7 @@ import logging
 
 import pyarrow as pa
 
-from tasks.records import match_key
+from tasks.contract.records import match_key
 
 MIN_TELLING_CHARACTERS = 12
 """Letters and digits below which an equal evaluation text (`yes`, a class name) means nothing."""

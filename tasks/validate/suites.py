@@ -8,14 +8,14 @@ from typing import Any, Self
 import pandas as pd
 import pyarrow as pa
 
-from tasks.params import Params
-from tasks.records import (
+from tasks.contract.records import (
     DOCUMENT_SCHEMA,
     EVALUATION_SCHEMA,
     EXAMPLE_SCHEMA,
     QUARANTINE_SCHEMA,
 )
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.params.load import Params
 from tasks.validate.checks import documents_checks, examples_checks, fields_checks, run_checks
 from tasks.validate.light_view import documents_view, examples_view, fields_view
 from tasks.validate.overlap import evaluation_keys, query_keys, texts_with_keys

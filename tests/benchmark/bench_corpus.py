@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
-from model.encoder import Encoder
-from model.pooling.build import PoolingSettings
-from model.scratch import DecoderSize, new_decoder, train_tokenizer
-from model.training.batches import BatchPlan, prepare_orders, rows_folder
+from model.backbone.scratch import DecoderSize, new_decoder, train_tokenizer
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import PoolingSettings
+from model.training.data.batches import BatchPlan, prepare_orders, rows_folder
+from model.training.devices.team import Team
 from model.training.settings import TrainingSource, TrainSettings
-from model.training.team import Team
-from tasks.corpus import open_corpus, spool_corpus
-from tasks.records import EXAMPLE_SCHEMA, write_table
+from tasks.contract.records import EXAMPLE_SCHEMA, write_table
+from tasks.training.corpus import open_corpus, spool_corpus
 
 SHARD_ROWS = 100_000
 TEXTS = 5000

@@ -20,9 +20,9 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
-from model.compilation import compile_blocks, has_compiler
-from model.encoder import Encoder
-from model.precision import Precision, decoder_autocast, fast_precision
+from model.encoder.compilation import compile_blocks, has_compiler
+from model.encoder.encoder import Encoder
+from model.encoder.precision import Precision, decoder_autocast, fast_precision
 from tests.benchmark.workload import (
     SETS,
     SIZES,

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
-from model.encoder import Encoder
-from model.precision import fast_precision
-from tasks.heap import keep_one_heap
+from model.encoder.encoder import Encoder
+from model.encoder.precision import fast_precision
+from tasks.machine.heap import keep_one_heap
 from tests.benchmark.workload import (
     SIZES,
     Ours,

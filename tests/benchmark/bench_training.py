@@ -25,9 +25,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
-from model.compilation import has_compiler
-from model.encoder import Encoder
-from model.precision import Precision, decoder_autocast, fast_precision
+from model.encoder.compilation import has_compiler
+from model.encoder.encoder import Encoder
+from model.encoder.precision import Precision, decoder_autocast, fast_precision
 from tests.benchmark.workload import (
     LEARNING_RATE,
     SETS,

@@ -16,9 +16,9 @@ import time
 import torch
 
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
-from model.compilation import has_compiler
-from model.precision import Precision, fast_precision
-from model.scratch import DecoderSize
+from model.backbone.scratch import DecoderSize
+from model.encoder.compilation import has_compiler
+from model.encoder.precision import Precision, fast_precision
 from tests.benchmark.workload import (
     SETS,
     SIZES,

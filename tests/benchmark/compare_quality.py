@@ -27,8 +27,8 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer import losses
 
 import tasks  # noqa: F401 - sets OpenMP's policy before torch starts its threads
-from model.encoder import Encoder
-from tasks.records import read_table
+from model.encoder.encoder import Encoder
+from tasks.contract.records import read_table
 from tests.benchmark.quality_workspace import Values, Workspace, set_seed
 
 TRIAL_STEPS = 20

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.encoder import Encoder
-from model.pooling.build import LatentSize, PoolingSettings
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import LatentSize, PoolingSettings
 from tests.benchmark.compare_quality import without_instructions
 from tests.benchmark.quality_workspace import Values, Workspace, set_seed
 

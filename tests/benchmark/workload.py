@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model.encoder import Encoder
-from model.pooling.build import PoolingSettings
-from model.precision import Precision
-from model.scratch import DecoderSize, new_decoder, train_tokenizer
-from model.training.batches import BatchPlan
-from model.training.form import trained_form
+from model.backbone.scratch import DecoderSize, new_decoder, train_tokenizer
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import PoolingSettings
+from model.encoder.precision import Precision
+from model.training.data.batches import BatchPlan
+from model.training.devices.team import Team
+from model.training.devices.wrapping import trained_form
 from model.training.settings import TrainingSource, TrainSettings
-from model.training.team import Team
 from model.training.trainer import Trainer
 
 Pairs = list[tuple[str, str]]

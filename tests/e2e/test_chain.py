@@ -148,7 +148,12 @@ def test_a_changed_ingest_value_re_runs_every_stage(restored: Clone) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["model.losses.contrastive", "model.pruning", "model.encoder", "model.merging.uniform_soup"],
+    [
+        "model.losses.contrastive",
+        "model.pruning",
+        "model.encoder.encoder",
+        "model.merging.uniform_soup",
+    ],
 )
 def test_an_edited_file_re_runs_exactly_the_stages_that_import_it(
     restored: Clone, module: str

@@ -7,7 +7,7 @@ import pytest
 
 from flows.checkout.record import record_version
 from flows.errors import FlowError
-from tasks.params import Record
+from tasks.params.load import Record
 from tests.flows.toy import Toy, git
 
 LOCAL = Record(branch="retrained", remote=None)

@@ -14,11 +14,11 @@ from s3fs import S3FileSystem
 
 from flows.server.server import free_port
 from tasks import probe
-from tasks import registry as registry_module
-from tasks.params import load_params
-from tasks.registry import Registry, fingerprint_folder
-from tasks.stage import StageError
-from tasks.storage import open_filesystem, open_storage
+from tasks.contract.stage import StageError
+from tasks.params.load import load_params
+from tasks.store import registry as registry_module
+from tasks.store.registry import Registry, fingerprint_folder
+from tasks.store.storage import open_filesystem, open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import ROOT, Toy, wait_until
 
@@ -169,8 +169,8 @@ def test_published_model_is_one_version_however_often_it_is_published(s3: S3, ke
 PUBLISHER = """
 import sys
 from pathlib import Path
-from tasks.registry import Registry, fingerprint_folder
-from tasks.storage import open_storage
+from tasks.store.registry import Registry, fingerprint_folder
+from tasks.store.storage import open_storage
 
 model = Path(sys.argv[1])
 registry = Registry(open_storage(sys.argv[2], sys.argv[3]), "model")

@@ -15,7 +15,7 @@ import yaml
 from datasets import Dataset
 
 from tasks.baseline.random_vectors import RandomVectors
-from tasks.storage import open_storage
+from tasks.store.storage import open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import ROOT, Toy
 

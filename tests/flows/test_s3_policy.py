@@ -11,10 +11,10 @@ from botocore.exceptions import ClientError
 from botocore.session import get_session
 from s3fs import S3FileSystem
 
-from tasks import registry as registry_module
-from tasks.registry import Registry, fingerprint_folder
-from tasks.stage import StageError
-from tasks.storage import Storage, open_storage
+from tasks.contract.stage import StageError
+from tasks.store import registry as registry_module
+from tasks.store.registry import Registry, fingerprint_folder
+from tasks.store.storage import Storage, open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import ROOT, Toy
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.storage import open_storage
+from tasks.store.storage import open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import Toy, git, wait_until
 

@@ -225,13 +225,14 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 def write_toy(root: Path) -> None:
     """Make `root` an initialised toy checkout in which nothing has run."""
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("flows", "tasks/gpus", "tasks/sections", "infra/profiles"):
+    for name in ("flows", "tasks/machine/gpus", "tasks/params", "infra/profiles"):
         shutil.copytree(ROOT / name, root / name, ignore=ignore)
-    for name in ("infra/prefect.env", "infra/prefect-logging.yaml", "tasks/params.py"):
+    for name in ("infra/prefect.env", "infra/prefect-logging.yaml"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, root / name)
     shutil.copyfile(ROOT / "infra" / "profiles" / "sample.yaml", root / "params.yaml")
     (root / "tasks" / "__init__.py").touch()
+    (root / "tasks" / "machine" / "__init__.py").touch()
     (root / "tasks" / "champion.py").write_text(
         HOOK_SCRIPT.format(name="champion", body=CHAMPION_BODY)
     )

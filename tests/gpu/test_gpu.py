@@ -10,16 +10,15 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 
-from model import packing
-from model.attention import Direction, set_attention
-from model.backbone import implementations_of, prove_attention
-from model.encoder import Encoder, collate
-from model.packing import PACKED, has_kernel
-from model.precision import Precision, decoder_autocast
-from model.training.auto_size import with_fitting_micro_batches
+from model.backbone.decoder import implementations_of, prove_attention
+from model.encoder.attention import Direction, set_attention
+from model.encoder.encoder import Encoder, collate, packing
+from model.encoder.packing import PACKED, has_kernel
+from model.encoder.precision import Precision, decoder_autocast
+from model.training.devices.auto_size import with_fitting_micro_batches
+from model.training.devices.team import Team
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.step_log import read_records
-from model.training.team import Team
 from model.training.trainer import train
 from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.gpus.hold import list_gpus
+from tasks.machine.gpus.hold import list_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,8 +19,8 @@ pytestmark = [
 
 STAGE = """
 import sys, torch
-from tasks.compute import use_compute
-from tasks.params import load_params
+from tasks.machine.compute import use_compute
+from tasks.params.load import load_params
 use_compute(load_params("infra/profiles/pico.yaml").compute.model_copy(update={"device": "cuda"}))
 print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid, flush=True)
 sys.stdin.read()

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from flows.server.server import free_port
-from tasks.storage import Storage, open_storage
+from tasks.store.storage import Storage, open_storage
 from tests.flows.postgres import Postgres
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import Popen, Toy, api, git, last_run, wait_until, write_toy

@@ -7,11 +7,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.contract.records import match_key, normalise_text, text_id
 from tasks.ingest.classes import ClassPairs
 from tasks.ingest.fingerprint import fingerprint
 from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.split import is_development, sample
-from tasks.records import match_key, normalise_text, text_id
 
 TEXT = st.text(
     st.one_of(

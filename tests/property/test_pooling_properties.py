@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model.pooling.build import LatentSize, PoolingSettings, build_pooling
-from model.pooling.multilayer import MultilayerPooling
+from model.encoder.pooling.build import LatentSize, PoolingSettings, build_pooling
+from model.encoder.pooling.multilayer import MultilayerPooling
 
 HIDDEN = 4
 Kind = Literal["mean", "last", "latent", "multilayer"]

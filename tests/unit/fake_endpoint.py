@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tasks.sections.data import Endpoint
+from tasks.params.data import Endpoint
 
 KEY = "sk-very-secret"
 DEADLINE_S = 30.0

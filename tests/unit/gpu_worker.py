@@ -15,8 +15,8 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tasks.gpus import hold
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.machine.gpus import hold
 
 NOBODY = 65534
 LONGEST_S = 120

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from model.encoder import Encoder
-from model.training import micro_batches
+from model.encoder.encoder import Encoder
+from model.training.devices import micro_batches
 from model.training.settings import TrainingSource
 from model.training.trainer import train
 from tests.unit.test_trainer import SETTINGS

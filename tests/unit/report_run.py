@@ -2,7 +2,7 @@
 
 import math
 
-from tasks.stage import write_json
+from tasks.contract.stage import write_json
 
 GAIN = {"random": 0.0, "tfidf": 0.25, "backbone": 0.1, "pretrain": 0.3, "finetune": 0.38}
 REASONS = [

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from model.training.devices.sharding import sharded_copy
+from model.training.devices.team import Team
 from model.training.settings import LoraSettings, TrainingSource, TrainSettings
-from model.training.sharding import sharded_copy
 from model.training.step_log import StepRecord
-from model.training.team import Team
 from model.training.trainer import train
 from tests.unit.test_trainer import SETTINGS
 

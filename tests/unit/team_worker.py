@@ -15,23 +15,25 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.presets import PRESETS
-from model.training.activations import recompute_activations
-from model.training.batches import Batch, BatchPlan, Step
-from model.training.frozen import FrozenModel, FrozenModels
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.lora import Adapters
-from model.training.loss_options import (
+from model.training.data.batches import Batch, BatchPlan, Step
+from model.training.devices.activations import recompute_activations
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.lora import Adapters
+from model.training.devices.micro_batches import MicroBatches
+from model.training.devices.sharding import sharded_copy, whole_tensors
+from model.training.devices.team import Team
+from model.training.objective.cross_batch_memory import DocumentMemory
+from model.training.objective.frozen import FrozenModel, FrozenModels
+from model.training.objective.loss_options import (
     DivergenceSettings,
     LossOptions,
     MatchingSettings,
     TripletSettings,
 )
-from model.training.memory import DocumentMemory
-from model.training.micro_batches import MicroBatches
-from model.training.parts import objective_of_parts
+from model.training.objective.sub_batches import objective_of_parts
 from model.training.settings import (
     LoraSettings,
     LossSettings,
@@ -39,8 +41,6 @@ from model.training.settings import (
     TrainingSource,
     TrainSettings,
 )
-from model.training.sharding import sharded_copy, whole_tensors
-from model.training.team import Team
 
 WORDS = [*"самовар чай озеро река гора лес".split(), *"поезд дом кот печь снег".split()]  # noqa: SIM905 - a list to be read
 ROWS = 11

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.encoder import Encoder
-from model.training.activations import recompute_activations
-from model.training.batches import Batch
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.objective import objective_of
+from model.encoder.encoder import Encoder
+from model.training.data.batches import Batch
+from model.training.devices.activations import recompute_activations
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.team import Team
+from model.training.objective.objective import objective_of
 from model.training.settings import LossSettings
-from model.training.team import Team
 from tests.unit.test_grad_cache import batch_of
 from tests.unit.test_trainer import SETTINGS, assert_same_steps
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from model.training.ahead import Ahead
+from model.training.data.prefetch import Ahead
 
 
 def threads() -> set[str]:

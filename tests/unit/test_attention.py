@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 
-from model.attention import Direction, is_causal, set_attention, window_of
-from model.backbone import prove_attention
-from model.encoder import Encoder, TokenizedText
-from model.packing import PACKED
+from model.backbone.decoder import prove_attention
+from model.encoder.attention import Direction, is_causal, set_attention, window_of
+from model.encoder.encoder import Encoder, TokenizedText
+from model.encoder.packing import PACKED
 from tests.unit.tiny_decoders import NAMES, WINDOW, WINDOWED, tiny_config, tiny_encoder
 
 KERNELS = ["eager", "sdpa", PACKED, "flash_attention_2"]

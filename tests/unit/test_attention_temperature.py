@@ -9,9 +9,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, Gemma2Config, GPT2Config, PreTrainedTokenizerFast
 
-from model.attention_temperature import temper_attention
-from model.encoder import Encoder, TokenizedText
-from model.packing import PACKED
+from model.backbone.attention_temperature import temper_attention
+from model.encoder.encoder import Encoder, TokenizedText
+from model.encoder.packing import PACKED
 from tests.unit.tiny_decoders import NAMES, SIZES, tiny_config, tiny_encoder
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.encoder import Encoder
-from model.training.auto_size import (
+from model.encoder.encoder import Encoder
+from model.training.devices.auto_size import (
     CPU_TOKENS,
     largest_fitting,
     remembered,
     try_size,
     with_fitting_micro_batches,
 )
+from model.training.devices.team import Team
 from model.training.settings import MemorySettings
-from model.training.team import Team
 from tests.unit.test_trainer import SETTINGS, weights_of, with_memory_for
 
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from transformers import MambaConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from model import backbone
-from model.backbone import implementations_of, load_decoder, prove_attention
-from model.encoder import Encoder
-from model.packing import PACKED
+from model.backbone.decoder import implementations_of, load_decoder, prove_attention
+from model.encoder.encoder import Encoder, backbone
+from model.encoder.packing import PACKED
 from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
 KERNELS = ["eager", "sdpa", PACKED]

@@ -13,9 +13,9 @@ from sklearn.preprocessing import normalize
 from tasks.baseline.__main__ import MAX_CHARACTERS, sample_texts, write_baselines
 from tasks.baseline.random_vectors import RandomVectors
 from tasks.baseline.tfidf import SVD_ITERATIONS, Tfidf
-from tasks.params import load_params
-from tasks.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, write_table
-from tasks.stage import StageError
+from tasks.contract.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, write_table
+from tasks.contract.stage import StageError
+from tasks.params.load import load_params
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 

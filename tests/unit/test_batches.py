@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.losses.masks import MaskCounts, TextMask, text_hashes
-from model.training import sorting
-from model.training.batches import Batch, BatchPlan, Ragged, prepare_orders
-from model.training.order import SourceOrder, draw_sources, source_shares, spread_order
+from model.training.data import sorting
+from model.training.data.batches import Batch, BatchPlan, Ragged, prepare_orders
+from model.training.data.order import SourceOrder, draw_sources, source_shares, spread_order
+from model.training.devices.team import Team
 from model.training.settings import TrainingSource, TrainSettings
-from model.training.team import Team
 
 SETTINGS = TrainSettings(
     max_steps=12,
@@ -158,7 +158,7 @@ def test_the_order_of_the_epoch_is_found_on_disk(
     assert [path.name for path in tmp_path.iterdir()] == ["order-1-1.npy"], "one epoch at a time"
     in_memory = SourceOrder("s", np.arange(10), batch_size=5, seed=1)
     assert rows == [in_memory.rows_of_visit(visit).tolist() for visit in range(4)]
-    monkeypatch.setattr("model.training.order.spread_order", None)
+    monkeypatch.setattr("model.training.data.order.spread_order", None)
     assert order().is_kept
     assert order().rows_of_visit(3).tolist() == rows[3]
 
@@ -397,6 +397,6 @@ def test_orders_prepared_before_are_those_of_the_plan(
 ) -> None:
     expected = plan_of(pico_encoder, tmp_path / "own", source_of(ROWS)).batch(2).items
     prepare_orders([source_of(ROWS)], SETTINGS, tmp_path, Team())
-    monkeypatch.setattr("model.training.order.spread_order", None)
-    monkeypatch.setattr("model.training.batches.group_rows", None)
+    monkeypatch.setattr("model.training.data.order.spread_order", None)
+    monkeypatch.setattr("model.training.data.batches.group_rows", None)
     assert plan_of(pico_encoder, tmp_path / "rows", source_of(ROWS)).batch(2).items == expected

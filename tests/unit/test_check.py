@@ -13,8 +13,8 @@ import pytest
 
 from flows import check
 from tasks import probe
-from tasks.params import Params, load_params
-from tasks.sections.data import Endpoint
+from tasks.params.data import Endpoint
+from tasks.params.load import Params, load_params
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from model import compilation, scratch
-from model.compilation import has_compiler
-from model.encoder import Encoder
-from model.scratch import new_decoder, train_decoder
-from model.tokenization import TokenizedText
-from model.training.form import trained_form
+from model.backbone import scratch
+from model.backbone.scratch import new_decoder, train_decoder
+from model.encoder.compilation import has_compiler
+from model.encoder.encoder import Encoder, compilation
+from model.encoder.tokenization import TokenizedText
+from model.training.devices.team import Team
+from model.training.devices.wrapping import trained_form
 from model.training.step_log import StepRecord
-from model.training.team import Team
-from tasks.compute import use_compute
-from tasks.params import load_params
+from tasks.machine.compute import use_compute
+from tasks.params.load import load_params
 from tests.unit import test_scratch
 from tests.unit.test_trainer import (
     SETTINGS,

@@ -12,25 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.masks import MaskCounts, TextMask
-from model.training.batches import Batch, BatchPlan, Step
-from model.training.composition import Mixture, draw_steps
-from model.training.frozen import FrozenModel, FrozenModels, FrozenVectors
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.loss_options import (
+from model.training.data.batches import Batch, BatchPlan, Step
+from model.training.data.composition import Mixture, draw_steps
+from model.training.data.order import SourceOrder, source_shares
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.team import Team
+from model.training.objective.frozen import FrozenModel, FrozenModels, FrozenVectors
+from model.training.objective.loss_options import (
     DivergenceSettings,
     LossOptions,
     MatchingSettings,
     TripletSettings,
 )
-from model.training.objective import Objective, objective_of
-from model.training.order import SourceOrder, source_shares
-from model.training.parts import SumObjective, objective_of_parts
+from model.training.objective.objective import Objective, objective_of
+from model.training.objective.sub_batches import SumObjective, objective_of_parts
 from model.training.settings import LossSettings, TrainingSource, TrainSettings
 from model.training.step_log import read_records
-from model.training.team import Team
 from model.training.trainer import train
 from tests.unit.test_batches import SETTINGS
 

@@ -12,23 +12,23 @@ import pytest
 import torch
 import yaml
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import NonFiniteLossError
-from tasks import contrastive
-from tasks.compute import Machine
-from tasks.contrastive import (
+from tasks.contract.records import EXAMPLE_SCHEMA, write_table
+from tasks.contract.stage import StageError
+from tasks.machine.compute import Machine
+from tasks.multitask import body as multitask
+from tasks.params.load import Params, load_params
+from tasks.params.losses import Teacher
+from tasks.pretrain import body as pretrain
+from tasks.training import contrastive
+from tasks.training.contrastive import (
     ContrastiveStage,
     load_sources,
     run_training,
     warn_about_idle_rows,
 )
-from tasks.multitask import body as multitask
-from tasks.params import Params, load_params
-from tasks.pretrain import body as pretrain
-from tasks.records import EXAMPLE_SCHEMA, write_table
-from tasks.sections.losses import Teacher
-from tasks.stage import StageError
 
 CPU = Machine(torch.device("cpu"), "fp32")
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"

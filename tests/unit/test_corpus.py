@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tasks.corpus import KEPT, open_corpus, spool_corpus
-from tasks.records import EXAMPLE_SCHEMA, read_table, write_table
-from tasks.stage import StageError
+from tasks.contract.records import EXAMPLE_SCHEMA, read_table, write_table
+from tasks.contract.stage import StageError
+from tasks.training.corpus import KEPT, open_corpus, spool_corpus
 
 
 def examples(source: str, task: str, rows: range, note: str = "") -> pa.Table:
@@ -111,7 +111,7 @@ def test_a_corpus_is_written_once_and_gives_way_to_another(
 
     first = spool()
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.corpus.read_shards", None)
+        patch.setattr("tasks.training.corpus.read_shards", None)
         assert spool() == first
     others = [spool(names=["a", "c"]), spool(mined=tables["mined"])]
     for path in tables["examples"].iterdir():

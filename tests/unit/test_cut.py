@@ -2,7 +2,7 @@
 
 import torch
 
-from model.training.cut import Cut
+from model.training.objective.graph_cut import Cut
 
 
 def test_the_gradient_is_that_of_the_whole_graph_and_goes_on_once() -> None:

@@ -13,10 +13,10 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from model import encoder as encoder_file
-from model.encoder import Encoder, TokenizedText, collate
-from model.pooling.build import LatentSize, PoolingSettings
-from model.tokenization import plain_tokenizer, token_budget_batches, tokenize
+from model.encoder.encoder import Encoder, TokenizedText, collate
+from model.encoder.encoder import encoder as encoder_file
+from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.tokenization import plain_tokenizer, token_budget_batches, tokenize
 
 PROMPT = "Найди текст, который отвечает на вопрос\nQuery:\n"
 LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 from infra.sample.generate import generate
 from tasks.baseline.random_vectors import RandomVectors
-from tasks.compute import Machine
+from tasks.contract.stage import StageError, read_json
 from tasks.evaluate.benchmark import local_task, official_task
 from tasks.evaluate.eager import EagerDataset
 from tasks.evaluate.embedder import Embedder
@@ -29,8 +29,8 @@ from tasks.evaluate.instructions import Instructions
 from tasks.evaluate.rungs import open_rung
 from tasks.evaluate.scores import task_score
 from tasks.evaluate.threads import use_threads
-from tasks.params import load_params
-from tasks.stage import StageError, read_json
+from tasks.machine.compute import Machine
+from tasks.params.load import load_params
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "infra" / "profiles" / "sample.yaml"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tasks import fetch as fetch_module
+from tasks.contract.stage import StageError
 from tasks.fetch import fetch
-from tasks.registry import Registry, fingerprint_folder
-from tasks.stage import StageError
-from tasks.storage import open_storage
+from tasks.store.registry import Registry, fingerprint_folder
+from tasks.store.storage import open_storage
 from tests.unit.test_registry import RUN, files_below, make_model
 
 ROOT = Path(__file__).resolve().parents[2]

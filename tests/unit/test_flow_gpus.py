@@ -9,7 +9,7 @@ from flows.run import gpus
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is run in place of tasks/gpus/visible.py."""
+    """What is run in place of tasks/machine/gpus/visible.py."""
     file = tmp_path / "visible.py"
     monkeypatch.setattr(gpus, "SCRIPT", str(file))
     return file

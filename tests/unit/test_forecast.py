@@ -7,7 +7,7 @@ import pytest
 
 from flows.plan.dag import Stage
 from flows.plan.forecast import FORCED, Expected, forecast, forecast_rows, total
-from tasks.params import Cost
+from tasks.params.load import Cost
 
 FREE = Cost(machine_hour=None, gpu_hour=None, currency="USD")
 

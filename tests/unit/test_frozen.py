@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from model.encoder import Encoder
-from model.pooling.build import PoolingSettings
-from model.training.batches import Batch, Step
-from model.training.frozen import FrozenModel, FrozenModels
-from model.training.team import Team
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import PoolingSettings
+from model.training.data.batches import Batch, Step
+from model.training.devices.team import Team
+from model.training.objective.frozen import FrozenModel, FrozenModels
 from tests.unit.test_batches import ROWS, plan_of, source_of
 from tests.unit.test_encoder import word_tokenizer
 

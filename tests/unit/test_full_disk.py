@@ -10,10 +10,10 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from model.checkpoint import load_latest, save_checkpoint
-from model.encoder import Encoder
-from model.pooling.build import LatentSize, PoolingSettings
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import LatentSize, PoolingSettings
 from model.writing import writing
-from tasks.records import write_table
+from tasks.contract.records import write_table
 from tests.unit.file_limit import files_up_to, limit_files
 from tests.unit.training_workspace import set_processes, start_pretrain, write_workspace
 

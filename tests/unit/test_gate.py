@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from tasks.contract.stage import StageError
 from tasks.gate import Scores, compare_tasks, decide, judge_candidate
-from tasks.params import Params, load_params
-from tasks.sections.evaluation import Gate
-from tasks.stage import StageError
+from tasks.params.evaluation import Gate
+from tasks.params.load import Params, load_params
 
 ROOT = Path(__file__).parents[2]
 RULES = Gate(candidate="final", min_mean_gain=0.01, max_task_loss=0.02, must_beat=["random"])

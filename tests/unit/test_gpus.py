@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import stage
-from tasks.compute import use_compute
-from tasks.contrastive import ContrastiveStage, run_training
-from tasks.gpus import hold, visible
-from tasks.gpus.lock_files import guarded, own_record, read_record, try_lock, write_record
-from tasks.params import Params, load_params
-from tasks.sections.training import Compute
-from tasks.stage import StageError
+from tasks.contract import stage
+from tasks.contract.stage import StageError
+from tasks.machine.compute import use_compute
+from tasks.machine.gpus import hold, visible
+from tasks.machine.gpus.lock_files import guarded, own_record, read_record, try_lock, write_record
+from tasks.params.load import Params, load_params
+from tasks.params.paths import TIMINGS
+from tasks.params.training import Compute
+from tasks.training.contrastive import ContrastiveStage, run_training
 from tests.unit.gpu_worker import COMMAND, Worker
 from tests.unit.training_workspace import PROFILE, ROOT
 
@@ -218,10 +219,10 @@ def test_the_record_of_a_stage_tells_how_long_it_held_them(
         time.sleep(0.2)
 
     stage.run_stage("pretrain", body)
-    record = stage.read_json(stage.TIMINGS / "pretrain.json")
+    record = stage.read_json(TIMINGS / "pretrain.json")
     monkeypatch.setenv("RANK", "1")
     stage.run_stage("pretrain", lambda _: None)
-    assert stage.read_json(stage.TIMINGS / "pretrain.json") == record, "of the leading process"
+    assert stage.read_json(TIMINGS / "pretrain.json") == record, "of the leading process"
     assert 2 * 0.2 <= record["gpu_s"] <= 2 * (record["wall_s"] - 0.2) + 0.02
 
 
@@ -490,12 +491,12 @@ def test_a_gpu_that_cannot_be_held_is_said(
 def test_a_stage_on_the_cpu_does_not_load_the_locks(
     cuda: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "tasks.gpus.hold")
+    monkeypatch.delitem(sys.modules, "tasks.machine.gpus.hold")
     use_compute(compute_of("cpu"))
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     use_compute(compute_of("auto"))
-    assert "tasks.gpus.hold" not in sys.modules
+    assert "tasks.machine.gpus.hold" not in sys.modules
 
 
 def test_a_training_asks_for_a_gpu_per_process(

@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from model.encoder.tokenization import collate, token_budget_batches
 from model.losses.masks import MaskCounts, TextMask
 from model.losses.presets import PRESETS
-from model.tokenization import collate, token_budget_batches
-from model.training import objective
-from model.training.batches import Batch, BatchPlan
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.objective import objective_of
+from model.training.data.batches import Batch, BatchPlan
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.team import Team
+from model.training.objective.objective import objective, objective_of
 from model.training.settings import LossSettings, TrainingSource, TrainSettings
-from model.training.team import Team
 
 SETTINGS = TrainSettings(
     max_steps=1,

@@ -8,7 +8,7 @@ import pytest
 
 HEAPS = """
 import ctypes, sys, threading
-from tasks.heap import keep_one_heap
+from tasks.machine.heap import keep_one_heap
 if sys.argv[1] == "one":
     keep_one_heap()
 libc = ctypes.CDLL(None)

@@ -9,7 +9,7 @@ import pytest
 from flows.plan.schedule import Outcome
 from flows.show import history
 from flows.show.history import Retraining
-from tasks.params import Params, load_params
+from tasks.params.load import Params, load_params
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 BEGAN = datetime(2026, 3, 1, 3, 0, 5, tzinfo=UTC)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_latest
-from model.encoder import Encoder
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.lora import Adapters
+from model.encoder.encoder import Encoder
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.lora import Adapters
+from model.training.devices.team import Team
 from model.training.settings import LoraSettings
-from model.training.team import Team
 from model.training.trainer import train
 from tests.unit.test_grad_cache import batch_of
 from tests.unit.test_trainer import SETTINGS, source_of, weights_of
@@ -72,7 +72,7 @@ def test_a_trained_folder_is_loaded_without_peft(
     assert_moved_are(before, after, LORA.target_modules)
     expected = encoder.encode(pico_texts, batch_tokens=256)
     assert abs(after.encode(pico_texts, batch_tokens=256) - expected).max() < 1e-6
-    code = "import sys; sys.modules['peft'] = None; from model.encoder import Encoder; "
+    code = "import sys; sys.modules['peft'] = None; from model.encoder.encoder import Encoder; "
     code += (
         "from pathlib import Path; Encoder.load(Path(sys.argv[1])).encode(['a'], batch_tokens=9)"
     )

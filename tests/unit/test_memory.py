@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.losses.masks import BatchTexts, text_hashes
-from model.training.batches import Batch
-from model.training.memory import DocumentMemory
-from model.training.objective import ContrastiveObjective, objective_of
+from model.training.data.batches import Batch
+from model.training.devices.team import Team
+from model.training.objective.cross_batch_memory import DocumentMemory
+from model.training.objective.objective import ContrastiveObjective, objective_of
 from model.training.settings import LossSettings, MemorySettings
 from model.training.step_log import read_records
-from model.training.team import Team
 from model.training.trainer import train
 from tests.unit.test_trainer import SETTINGS, source_of, weights_of
 

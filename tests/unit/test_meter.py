@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.gpus import meter
+from tasks.machine.gpus import meter
 
 A, B, MIG = "GPU-a", "GPU-b", "MIG-c"
 

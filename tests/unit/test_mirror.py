@@ -8,8 +8,8 @@ import yaml
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
 from infra.mirror_benchmark import benchmark_tasks, mirror_task
+from tasks.contract.stage import StageError
 from tasks.evaluate.benchmark import local_task
-from tasks.stage import StageError
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.encoder import Encoder, collate
-from model.merging.checkpoint import Checkpoint
+from model.encoder.encoder import Encoder, collate
+from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.multilayer import (
+    MultilayerPooling,
+    SentenceMultilayerPooling,
+    save_block,
+)
 from model.merging.probe import parameters_by_tensor
-from model.pooling.build import LatentSize, PoolingSettings
-from model.pooling.multilayer import MultilayerPooling, SentenceMultilayerPooling, save_block
+from model.merging.weights import Checkpoint
 from model.pruning import prune_encoder
-from model.training.grad_cache import cached_backward, plain_backward
-from model.training.team import Team
+from model.training.devices.grad_cache import cached_backward, plain_backward
+from model.training.devices.team import Team
 
 SIZE: dict[str, Any] = {
     "hidden_size": 8,

@@ -11,23 +11,23 @@ from sentence_transformers.sentence_transformer.losses import GISTEmbedLoss
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from model.encoder.tokenization import TokenizedText
 from model.losses.contrastive import Similarities, contrastive_loss
 from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.masks import BatchTexts, MaskCounts, TextMask
 from model.losses.presets import PRESETS
 from model.losses.spread_out import spread_out
-from model.tokenization import TokenizedText
-from model.training.batches import Batch
-from model.training.frozen import FrozenVectors
-from model.training.loss_options import (
+from model.training.data.batches import Batch
+from model.training.devices.team import Team
+from model.training.objective.frozen import FrozenVectors
+from model.training.objective.loss_options import (
     DivergenceSettings,
     LossOptions,
     MatchingSettings,
     TripletSettings,
 )
-from model.training.objective import Objective, objective_of
+from model.training.objective.objective import Objective, objective_of
 from model.training.settings import LossSettings
-from model.training.team import Team
 
 ROWS, TAU = 6, 0.05
 COUNTS = [2, 0, 1, 3, 2, 1]

@@ -4,11 +4,10 @@ import pytest
 import torch
 from transformers import AutoModel, MambaConfig, PreTrainedTokenizerFast
 
-from model import packing
-from model.attention import Direction
-from model.encoder import Encoder, TokenizedText, collate
-from model.packing import PACKED, can_pack, pack
-from model.pooling.build import LatentSize, PoolingSettings
+from model.encoder.attention import Direction
+from model.encoder.encoder import Encoder, TokenizedText, collate, packing
+from model.encoder.packing import PACKED, can_pack, pack
+from model.encoder.pooling.build import LatentSize, PoolingSettings
 from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
 
 LENGTHS = [1, 40, 9, 9, 39, 2, 30, 17, 40, 9]

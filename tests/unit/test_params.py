@@ -8,9 +8,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tasks.params import Params, ParamsError, load_params
-from tasks.sections.base import Section
-from tasks.sections.data import Fields, Source
+from tasks.params.base import Section
+from tasks.params.data import Fields, Source
+from tasks.params.load import Params, ParamsError, load_params
 
 PROFILES = sorted((Path(__file__).parents[2] / "infra" / "profiles").glob("*.yaml"))
 SAMPLE = next(path for path in PROFILES if path.stem == "sample")

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.pooling.build import LatentSize, PoolingSettings, build_pooling
-from model.pooling.last import LastPooling
-from model.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
-from model.pooling.mean import MeanPooling
-from model.pooling.multilayer import MultilayerPooling
-from model.pooling.weighted_mean import WeightedMeanPooling
+from model.encoder.pooling.build import LatentSize, PoolingSettings, build_pooling
+from model.encoder.pooling.last import LastPooling
+from model.encoder.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
+from model.encoder.pooling.mean import MeanPooling
+from model.encoder.pooling.multilayer import MultilayerPooling
+from model.encoder.pooling.weighted_mean import WeightedMeanPooling
 
 KINDS = {
     "mean": MeanPooling,

@@ -5,7 +5,7 @@ import yaml
 
 from flows.errors import FlowError
 from flows.profile import install_profile, list_profiles
-from tasks.params import ParamsError, load_params
+from tasks.params.load import ParamsError, load_params
 
 PROFILES = Path(__file__).resolve().parents[2] / "infra" / "profiles"
 

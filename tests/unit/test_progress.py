@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 
-from model.encoder import Encoder
-from model.training import progress, utilisation
+from model.encoder.encoder import Encoder
+from model.training import progress
+from model.training.devices import utilisation
 from model.training.progress import Progress
 from model.training.step_log import StepRecord
 

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from model.encoder import Encoder
-from model.export import NEW_FORMAT
+from model.encoder.encoder import Encoder
+from model.encoder.export import NEW_FORMAT
+from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.projection import build_projection
 from model.losses.matryoshka import matryoshka_sizes
-from model.merging.checkpoint import Checkpoint, write_merged
 from model.merging.probe import parameters_by_tensor
 from model.merging.uniform_soup import uniform_soup
-from model.pooling.build import LatentSize, PoolingSettings
-from model.pooling.projection import build_projection
+from model.merging.weights import Checkpoint, write_merged
 
 LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
 

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from model.encoder import Encoder, TokenizedText, collate
-from model.pooling.build import LatentSize, PoolingSettings
+from model.encoder.encoder import Encoder, TokenizedText, collate
+from model.encoder.pooling.build import LatentSize, PoolingSettings
 
 Kind = Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
 KINDS: list[Kind] = ["mean", "weighted_mean", "last", "latent", "multilayer"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.prompts import document_prompt, query_prompt
-from tasks.sections.training import Prompts
+from tasks.contract.prompts import document_prompt, query_prompt
+from tasks.params.training import Prompts
 
 PROMPTS = Prompts(
     template="Instruct: {instruction}\nQuery: {text}",

@@ -11,8 +11,9 @@ from torch import nn
 from transformers import AutoModel, Gemma3TextConfig, GPT2Config, Qwen3Config
 from transformers.models.mamba.configuration_mamba import MambaConfig
 
-from model.encoder import Encoder
-from model.pooling.build import PoolingSettings
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import PoolingSettings
+from model.encoder.tokenization import TokenizedText
 from model.pruning import (
     Distances,
     blocks_to_remove,
@@ -21,7 +22,6 @@ from model.pruning import (
     measure_distances,
     remove_blocks,
 )
-from model.tokenization import TokenizedText
 
 SMALL = {
     "vocab_size": 400,

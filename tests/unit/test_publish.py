@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tasks.champion import refresh_champion
+from tasks.contract.stage import StageError, read_json
 from tasks.gate import judge_candidate
-from tasks.params import Params, load_params
+from tasks.params.load import Params, load_params
 from tasks.publish import describe_run, publish
-from tasks.registry import Registry, fingerprint_folder
-from tasks.stage import StageError, read_json
-from tasks.storage import open_storage
+from tasks.store.registry import Registry, fingerprint_folder
+from tasks.store.storage import open_storage
 from tests.unit.file_limit import files_up_to
 
 ROOT = Path(__file__).parents[2]

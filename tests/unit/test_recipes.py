@@ -7,7 +7,7 @@ import pytest
 
 from model.losses.presets import PRESETS
 from tasks.evaluate.instructions import Instructions
-from tasks.params import Params, load_params
+from tasks.params.load import Params, load_params
 
 FOLDER = Path(__file__).parents[2] / "infra" / "profiles"
 PROFILES = sorted(FOLDER.glob("*.yaml"))

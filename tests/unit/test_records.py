@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from tasks.records import (
+from tasks.contract.records import (
     DOCUMENT_SCHEMA,
     EXAMPLE_SCHEMA,
     match_key,
@@ -18,7 +18,7 @@ from tasks.records import (
     text_id,
     write_table,
 )
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
 
 
 def documents(rows: int) -> pa.Table:

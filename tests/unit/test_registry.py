@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import registry as registry_module
-from tasks.registry import Registry, fingerprint_folder, hash_folder
-from tasks.stage import StageError
-from tasks.storage import Storage, open_storage
+from tasks.contract.stage import StageError
+from tasks.store import registry as registry_module
+from tasks.store.registry import Registry, fingerprint_folder, hash_folder
+from tasks.store.storage import Storage, open_storage
 
 RUN = {"params_sha256": "a" * 64, "dvc_lock_sha256": None, "git_commit": None}
 
@@ -163,8 +163,8 @@ def test_an_abandoned_upload_is_removed_and_its_number_is_not_used_again(
 DYING_PUBLISHER = """
 import shutil, sys, threading
 from pathlib import Path
-from tasks.registry import Registry, fingerprint_folder
-from tasks.storage import open_storage
+from tasks.store.registry import Registry, fingerprint_folder
+from tasks.store.storage import open_storage
 
 def stop_halfway(source, target):
     Path(target).write_bytes(Path(source).read_bytes()[:1])

@@ -8,7 +8,7 @@ import pytest
 
 from flows.checkout.remote import use_remote
 from flows.errors import FlowError
-from tasks.params import Store
+from tasks.params.load import Store
 
 ENDPOINT = "http://127.0.0.1:7480"
 

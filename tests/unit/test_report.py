@@ -10,7 +10,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from tasks.params import load_params
+from tasks.contract.stage import StageError, read_json, write_json
+from tasks.params.load import load_params
 from tasks.report import numbers
 from tasks.report.__main__ import write_report
 from tasks.report.card import model_card
@@ -18,7 +19,6 @@ from tasks.report.ladder import ladder_rows, ladder_text
 from tasks.report.line_chart import Line, line_chart, round_ticks
 from tasks.report.page import report_page
 from tasks.report.run import Run
-from tasks.stage import StageError, read_json, write_json
 from tests.unit.report_run import write_run
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"

@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from model.encoder import Encoder, TokenizedText
-from model.rope import RopeKind, require_length, scale_rope
+from model.backbone.rope import RopeKind, require_length, scale_rope
+from model.encoder.encoder import Encoder, TokenizedText
 from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
 
 KINDS: list[RopeKind] = ["linear", "ntk", "yarn"]

@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
-from model import scratch
-from model.precision import Precision
-from model.scratch import (
+from model.backbone import scratch
+from model.backbone.scratch import (
     CausalTraining,
     DecoderSize,
     new_decoder,
@@ -17,6 +16,7 @@ from model.scratch import (
     train_decoder,
     train_tokenizer,
 )
+from model.encoder.precision import Precision
 
 SIZE = DecoderSize(
     hidden_size=32,

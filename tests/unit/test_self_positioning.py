@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.func import functional_call
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.merging import self_positioning
-from model.merging.checkpoint import Checkpoint
 from model.merging.probe import Probe, ProbeSettings, parameters_by_tensor
 from model.merging.self_positioning import fold, search_position
 from model.merging.task_vectors import TaskVectors
+from model.merging.weights import Checkpoint
 from model.training.settings import TrainingSource
 
 

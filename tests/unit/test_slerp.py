@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.merging.checkpoint import Checkpoint
 from model.merging.slerp import LERP_COSINE, slerp_factors, slerp_task_vectors, slerp_weights
+from model.merging.weights import Checkpoint
 
 
 def checkpoint(path: Path, **tensors: list[float]) -> Checkpoint:

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.training import sorting
-from model.training.groups import group_rows, string_hashes
-from model.training.mapped import RowReader, keep_array, table_digest
-from model.training.sorting import run_starts, stable_order, take
+from model.training.data import sorting
+from model.training.data.groups import group_rows, string_hashes
+from model.training.data.memory_mapped import RowReader, keep_array, table_digest
+from model.training.data.sorting import run_starts, stable_order, take
 
 
 @pytest.fixture(params=[1, 7, 1 << 20], autouse=True)

@@ -13,7 +13,7 @@ from tests.flows.toy import git, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import os, pathlib, signal, sys, time
-from tasks.stage import die_with_parent
+from tasks.contract.stage import die_with_parent
 
 def save(*_):
     pathlib.Path("saved").touch()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stage import StageError
-from tasks.storage import Storage, open_storage
+from tasks.contract.stage import StageError
+from tasks.store.storage import Storage, open_storage
 
 
 @pytest.fixture

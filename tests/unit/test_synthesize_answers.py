@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
 from tasks.synthesize.answers import AnswerRejectedError, parse_grade, parse_plan, parse_query
 from tasks.synthesize.cache import Answer, open_cache, question_key
 from tasks.synthesize.drafts import Document

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.sections.data import Endpoint
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.params.data import Endpoint
 from tasks.synthesize.cache import Answer, open_cache
 from tasks.synthesize.client import REFUSED_FROM_THE_START, ChatClient
 from tasks.synthesize.failures import PromptRefusedError

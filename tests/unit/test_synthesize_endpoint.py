@@ -13,8 +13,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tasks.params import Params, load_params
-from tasks.records import (
+from tasks.contract.records import (
     DOCUMENT_SCHEMA,
     EVALUATION_SCHEMA,
     EXAMPLE_SCHEMA,
@@ -22,8 +21,9 @@ from tasks.records import (
     text_id,
     write_table,
 )
-from tasks.sections.data import Endpoint
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.params.data import Endpoint
+from tasks.params.load import Params, load_params
 from tasks.synthesize.__main__ import synthesize
 from tests.unit.fake_endpoint import DEADLINE_S, KEY, FakeEndpoint, Reply, settings
 from tests.unit.file_limit import files_up_to

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from tasks.params import Params, load_params
-from tasks.records import (
+from tasks.contract.records import (
     DOCUMENT_SCHEMA,
     EVALUATION_SCHEMA,
     EXAMPLE_SCHEMA,
@@ -18,7 +17,8 @@ from tasks.records import (
     text_id,
     write_table,
 )
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
+from tasks.params.load import Params, load_params
 from tasks.synthesize.__main__ import synthesize
 from tasks.synthesize.drafts import Document
 from tasks.synthesize.offline import cloze, interrogative, write_offline

@@ -13,13 +13,14 @@ import torch
 
 import tasks.backbone
 import tasks.prune
-from model import scratch
-from model.encoder import Encoder
-from tasks.compute import Machine, use_compute
-from tasks.params import Backbone, Compute, Params, load_params
-from tasks.records import write_table
-from tasks.stage import ARTIFACTS, CHECKPOINTS, StageError
-from tasks.storage import Storage
+from model.backbone import scratch
+from model.encoder.encoder import Encoder
+from tasks.contract.records import write_table
+from tasks.contract.stage import StageError
+from tasks.machine.compute import Machine, use_compute
+from tasks.params.load import Backbone, Compute, Params, load_params
+from tasks.params.paths import ARTIFACTS, CHECKPOINTS
+from tasks.store.storage import Storage
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 PICO = {
@@ -338,13 +339,13 @@ def test_precision_follows_the_instructions_of_the_processor(
     monkeypatch: pytest.MonkeyPatch, has_it: bool, expected: str
 ) -> None:
     """Emulated bfloat16 made the language model of the sample train at 86 tokens a second."""
-    monkeypatch.setattr("model.precision.has_bf16_instructions", lambda _: has_it)
+    monkeypatch.setattr("model.encoder.precision.has_bf16_instructions", lambda _: has_it)
     assert use_compute(compute_of("cpu", "auto")).precision == expected
 
 
 def test_bf16_on_a_processor_without_it_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tasks.compute.has_bf16_instructions", lambda _: False)
+    monkeypatch.setattr("tasks.machine.compute.has_bf16_instructions", lambda _: False)
     assert use_compute(compute_of("cpu", "bf16")).precision == "bf16"
     assert "emulates" in caplog.text

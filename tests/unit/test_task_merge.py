@@ -15,16 +15,16 @@ from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestCentroid
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from tasks.contract.prompts import query_prompt
+from tasks.contract.records import EXAMPLE_SCHEMA, write_table
+from tasks.contract.stage import StageError
 from tasks.merge import __main__ as stage
 from tasks.merge.__main__ import merge
 from tasks.merge.development import mean_ndcg, score_encoder, select_development, spearman
 from tasks.merge.labelled import TEXTS_PER_CLASS
-from tasks.params import Params, ParamsError, load_params
-from tasks.prompts import query_prompt
-from tasks.records import EXAMPLE_SCHEMA, write_table
-from tasks.registry import fingerprint_folder
-from tasks.stage import StageError
+from tasks.params.load import Params, ParamsError, load_params
+from tasks.store.registry import fingerprint_folder
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 Run = Callable[..., dict[str, Any]]

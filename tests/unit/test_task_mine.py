@@ -10,12 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
+from tasks.contract.prompts import query_prompt
+from tasks.contract.records import (
+    DOCUMENT_SCHEMA,
+    EXAMPLE_SCHEMA,
+    match_key,
+    read_table,
+    write_table,
+)
+from tasks.contract.stage import StageError
 from tasks.mine.__main__ import mine
-from tasks.params import Params, load_params
-from tasks.prompts import query_prompt
-from tasks.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, match_key, read_table, write_table
-from tasks.stage import StageError
+from tasks.params.load import Params, load_params
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 Stage = Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]

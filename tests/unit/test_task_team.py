@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.params import load_params
-from tasks.stage import StageError
-from tasks.team import joined_team
+from tasks.contract.stage import StageError
+from tasks.params.load import load_params
+from tasks.training.team import joined_team
 from tests.unit.training_workspace import (
     PROFILE,
     set_processes,

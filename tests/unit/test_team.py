@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.training.devices.team import Team
 from model.training.step_log import read_records
-from model.training.team import Team
 from tests.unit.team_worker import Case, cases, measure_all
 from tests.unit.teams import start_team
 from tests.unit.test_trainer import table_of

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from model.checkpoint import load_latest
-from model.encoder import Encoder, TokenizedText
-from model.training import micro_batches
+from model.encoder.encoder import Encoder, TokenizedText
+from model.training.devices import micro_batches
 from model.training.schedule import learning_rate_at
 from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
 from model.training.step_log import StepRecord, read_records, summarise, write_curves
@@ -433,7 +433,7 @@ import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 import torch
-from model.encoder import Encoder
+from model.encoder.encoder import Encoder
 from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
 from model.training.trainer import train
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.encoder import Encoder
-from model.merging.checkpoint import Checkpoint, require_alike, write_merged
+from model.encoder.encoder import Encoder
 from model.merging.uniform_soup import uniform_soup
+from model.merging.weights import Checkpoint, require_alike, write_merged
 
 
 def folder_of(path: Path, tensors: dict[str, torch.Tensor]) -> Checkpoint:

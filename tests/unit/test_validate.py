@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tasks.params import Params, load_params
-from tasks.records import (
+from tasks.contract.records import (
     DOCUMENT_SCHEMA,
     EVALUATION_SCHEMA,
     EXAMPLE_SCHEMA,
@@ -18,7 +17,8 @@ from tasks.records import (
     text_id,
     write_table,
 )
-from tasks.stage import StageError, write_json
+from tasks.contract.stage import StageError, write_json
+from tasks.params.load import Params, load_params
 from tasks.validate.__main__ import validate
 from tasks.validate.light_view import examples_view
 

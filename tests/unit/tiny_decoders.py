@@ -15,9 +15,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from model.attention import Direction, set_attention
-from model.encoder import Encoder
-from model.pooling.build import PoolingSettings
+from model.encoder.attention import Direction, set_attention
+from model.encoder.encoder import Encoder
+from model.encoder.pooling.build import PoolingSettings
 
 WINDOW = 8
 SIZES = {

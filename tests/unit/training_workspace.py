@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from tasks.records import EXAMPLE_SCHEMA, write_table
+from tasks.contract.records import EXAMPLE_SCHEMA, write_table
 from tests.unit.file_limit import NO_BYTECODE
 
 ROOT = Path(__file__).resolve().parents[2]

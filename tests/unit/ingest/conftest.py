@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tasks.contract.records import read_table
+from tasks.contract.stage import read_json
 from tasks.ingest.__main__ import ingest
-from tasks.params import load_params
-from tasks.records import read_table
-from tasks.stage import read_json
+from tasks.params.load import load_params
 
 PROFILE = Path(__file__).parents[3] / "infra" / "profiles" / "sample.yaml"
 WORDS = [

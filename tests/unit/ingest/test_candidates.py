@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tasks.ingest.candidates import Candidate, RowParser, RowRefusedError
-from tasks.sections.data import Ingest, Source
+from tasks.params.data import Ingest, Source
 
 LIMITS = """
 sources: {s: {path: x, format: csv, task: documents, fields: {text: text}}}

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.contract.stage import StageError
 from tasks.ingest.evaluation import Benchmark, read_benchmark
-from tasks.stage import StageError
 
 
 def benchmark(root: Path, **columns: list[object]) -> Benchmark:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stage import read_json
+from tasks.contract.stage import read_json
 from tests.unit.file_limit import NO_BYTECODE, limit_files
 
 REPOSITORY = Path(__file__).parents[3]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tasks.contract.stage import StageError
 from tasks.ingest.language import LanguageDetector
-from tasks.stage import StageError
 
 
 @pytest.fixture(scope="module")

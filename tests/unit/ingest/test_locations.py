@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
+from tasks.contract.stage import StageError
 from tasks.ingest.locations import benchmark_files, source_files
-from tasks.sections.data import Fields, Source
-from tasks.stage import StageError
+from tasks.params.data import Fields, Source
 
 
 def source(path: str, kind: str = "jsonl") -> Source:

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from tasks.contract.stage import StageError
 from tasks.ingest.locations import Location
 from tasks.ingest.readers import BATCH_ROWS, Fault, Row, read_rows
-from tasks.stage import StageError
 
 ROWS = [{"a": "один", "b": "1"}, {"a": "два\u2028два", "b": "2"}, {"a": 'три, "3"', "b": "3"}]
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.stage import StageError
+from tasks.contract.stage import StageError
 
 
 def pairs(*texts: str) -> list[dict[str, str]]:

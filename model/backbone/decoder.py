@@ -1,0 +1,234 @@
+"""The decoder: where it comes from, and the proof of its attention.
+
+Bidirectional attention is a setting of the stock transformers classes. A class that ignores it
+gives no error, so nothing is believed unmeasured.
+
+Shape letters: B = texts, T = tokens, D = hidden size.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from model.encoder.attention import Direction, window_of
+from model.encoder.encoder import Encoder, TokenizedText
+from model.encoder.packing import PACKED, has_kernel
+from model.encoder.precision import Precision, decoder_autocast
+
+PROBE_TOKENS = 12
+PROBE_PADDING = 5
+MIN_CHANGE = 1e-4
+"""Least change of the first state, over the largest state, that shows it sees the last token."""
+MAX_NOISE = 1e-5
+"""Largest change that still counts as none."""
+MAX_PADDING_CHANGE = 1e-4
+"""Largest change of any number of a unit-norm vector by padding, in float32."""
+MAX_PADDING_CHANGE_BF16 = 3e-2
+"""The same with kernels that work in bfloat16."""
+
+logger = logging.getLogger(__name__)
+
+
+def load_decoder(
+    source: str, *, revision: str | None, attn_implementation: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Decoder without language-model head, in float32, and its tokenizer.
+
+    Args:
+        source: A folder, or an id of the Hugging Face hub; the environment's HF_HUB_OFFLINE,
+            HF_HOME and HF_TOKEN are respected.
+        revision: Commit, tag or branch of a hub id; None takes the newest.
+        attn_implementation: As in transformers: eager, sdpa, flash_attention_2.
+
+    Raises:
+        ValueError: The source cannot be reached, does not exist, holds no such model or needs an
+            attention kernel that is not installed; the message says what to do.
+    """
+    transformers_logging.disable_progress_bar()
+    if not Path(source).is_dir() and source.startswith((".", "/", "~")):
+        raise ValueError(f"backbone.source {source!r}: there is no such folder")
+    try:
+        decoder = AutoModel.from_pretrained(
+            source,
+            revision=revision or "main",
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+            # a pickle or a Python file beside the weights could run anything
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision or "main", trust_remote_code=False
+        )
+    except ImportError as error:
+        raise ValueError(
+            f"backbone.attn_implementation {attn_implementation!r} is not installed here: {error}"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(_explain(source, revision, error)) from error
+    return decoder, tokenizer
+
+
+def _explain(source: str, revision: str | None, error: Exception) -> str:
+    first_line = str(error).strip().split("\n", maxsplit=1)[0]
+    if isinstance(error, SafetensorError):
+        return f"the weights of {source!r} are damaged or cut off ({first_line}): fetch them again"
+    if Path(source).is_dir():
+        return f"the folder {source!r} holds no decoder and fast tokenizer to load: {first_line}"
+    return (
+        f"the hub model {source!r} (revision {revision or 'main'}) cannot be loaded: {first_line}. "
+        "Check the id, the revision and the connection; a gated model needs HF_TOKEN; with "
+        "HF_HUB_OFFLINE=1 it must be in the cache (hf download); or set backbone.source to a folder"
+    )
+
+
+def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:
+    """Attention implementations to prove: the configured one and what others may load it with."""
+    names = {"eager", configured}
+    if decoder._supports_sdpa:
+        names.add("sdpa")
+    if decoder.config._attn_implementation == PACKED:
+        names.add(PACKED)
+    return sorted(names)
+
+
+def prove_folder(
+    folder: Path,
+    attention: Direction,
+    *,
+    device: torch.device,
+    attn_implementation: str,
+) -> dict[str, Any]:
+    """Proof of the attention of a saved encoder, with every kernel it may be run with.
+
+    Args:
+        folder: Written by `Encoder.save`.
+        attention: What it claims.
+        device: Where it is loaded.
+        attn_implementation: The configured kernel; eager and sdpa are measured as well.
+
+    Raises:
+        ValueError: A measurement contradicts the claim.
+    """
+    encoder = Encoder.load(folder, device=device, attn_implementation=attn_implementation)
+    implementations = implementations_of(encoder.backbone, attn_implementation)
+    return prove_attention(encoder, attention, implementations)
+
+
+def prove_attention(
+    encoder: Encoder,
+    attention: Direction,
+    implementations: Sequence[str],
+) -> dict[str, Any]:
+    """Measure what the first token sees and what padding changes, for each attention kernel.
+
+    The last token of a text is exchanged: the state of the first token must change when attention
+    is bidirectional and must not when it is causal, with and without padding, since transformers
+    takes another path for each. Where a sliding window is shorter than the text, the last token
+    that the first one sees is exchanged instead. A text must keep its vector when others of its
+    batch are longer.
+
+    Args:
+        encoder: Left with the attention implementation it came with.
+        attention: What the encoder claims.
+        implementations: Attention implementations to measure.
+
+    Returns:
+        JSON: the claim, the bounds, and per implementation (and type, where it is not float32)
+        `first_state_change` and `first_state_change_padded` (largest change over largest state)
+        and `vector_change_by_padding` (largest change of one number).
+
+    Raises:
+        ValueError: A measurement contradicts the claim.
+    """
+    original = encoder.backbone.config._attn_implementation or "eager"
+    measured: dict[str, dict[str, float]] = {}
+    try:
+        for name, precision in _kernels(implementations, encoder.device):
+            encoder.backbone.set_attn_implementation(name)
+            kernel = name if precision == "fp32" else f"{name} in {precision}"
+            with decoder_autocast(encoder.device, precision):
+                measured[kernel] = _measure(encoder)
+            logger.info("%s attention with %s: %s", attention, kernel, measured[kernel])
+            title = f"{encoder.backbone.config.model_type} with {kernel}"
+            _check(measured[kernel], attention, title, precision)
+    finally:
+        encoder.backbone.set_attn_implementation(original)
+    bounds = {
+        "min_change": MIN_CHANGE,
+        "max_noise": MAX_NOISE,
+        "max_padding_change": MAX_PADDING_CHANGE,
+    }
+    return {"attention": attention, "bounds": bounds, "implementations": measured}
+
+
+def _kernels(
+    implementations: Sequence[str], device: torch.device
+) -> Iterator[tuple[str, Precision]]:
+    """Each implementation in the types for which it has a kernel of its own."""
+    for name in implementations:
+        if "flash" in name:  # half precision alone
+            yield name, "bf16"
+            continue
+        yield name, "fp32"
+        if name == PACKED and has_kernel(device):
+            yield name, "bf16"
+
+
+@torch.inference_mode()
+def _measure(encoder: Encoder) -> dict[str, float]:
+    vocabulary = encoder.backbone.config.vocab_size
+    ids = [(7 * token + 3) % vocabulary for token in range(PROBE_TOKENS + PROBE_PADDING)]
+    long = TokenizedText(ids, prompt_tokens=0)
+    probe = TokenizedText(ids[:PROBE_TOKENS], prompt_tokens=0)
+    window = window_of(encoder.backbone.config) or PROBE_TOKENS
+    place = min(PROBE_TOKENS, max(2, window)) - 1
+    other = TokenizedText(list(probe.ids), prompt_tokens=0)
+    other.ids[place] = (other.ids[place] + 1) % vocabulary
+    alone_D, padded_D = encoder.embed([probe])[0], encoder.embed([probe, long])[0]
+    return {
+        "first_state_change": _change(encoder, [probe], [other]),
+        "first_state_change_padded": _change(encoder, [probe, long], [other, long]),
+        "vector_change_by_padding": _rounded((alone_D - padded_D).abs().max()),
+    }
+
+
+def _change(
+    encoder: Encoder, texts: Sequence[TokenizedText], others: Sequence[TokenizedText]
+) -> float:
+    """Largest change of the first token's state in the first text, over its largest number."""
+    before_D, after_D = (encoder.token_states(items)[0][0] for items in (texts, others))
+    return _rounded((before_D - after_D).abs().max() / before_D.abs().max())
+
+
+def _rounded(value: Tensor) -> float:
+    return float(f"{value.item():.3g}")
+
+
+def _check(measured: dict[str, float], attention: str, name: str, precision: Precision) -> None:
+    changes = [measured["first_state_change"], measured["first_state_change_padded"]]
+    if attention == "bidirectional" and min(changes) < MIN_CHANGE:
+        raise ValueError(
+            f"{name} stays causal: exchanging a late token changes the first state by "
+            f"{min(changes):.3g}, expected at least {MIN_CHANGE:g}. This class of transformers "
+            "ignores config.is_causal = False: set backbone.attention to causal or take another "
+            "decoder"
+        )
+    if attention == "causal" and max(changes) > MAX_NOISE:
+        raise ValueError(
+            f"{name} is not causal: exchanging a late token changes the first state by "
+            f"{max(changes):.3g}, expected at most {MAX_NOISE:g}"
+        )
+    limit = MAX_PADDING_CHANGE if precision == "fp32" else MAX_PADDING_CHANGE_BF16
+    if measured["vector_change_by_padding"] > limit:
+        raise ValueError(
+            f"{name} sees padding: it changes a vector by "
+            f"{measured['vector_change_by_padding']:.3g}, expected at most {limit:g}"
+        )

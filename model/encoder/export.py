@@ -1,0 +1,239 @@
+"""The model folder: read by Encoder and by sentence-transformers alike.
+
+`samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling
+but for `latent` and `multilayer`: their file lies in the folder, and since 6.0 it runs such a file,
+in a local folder too, only when its caller allows that with `trust_remote_code`. `Encoder.load`
+never runs code of a folder.
+"""
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from model.encoder.attention import is_causal
+from model.encoder.pooling import latent, multilayer
+from model.encoder.pooling.build import PoolingSettings
+from model.writing import writing
+
+SETTINGS_FILE = "samovar.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = 1
+NEW_FORMAT = 2
+"""Written where a reader of format 1 would fail or give other vectors."""
+POOLING_FOLDERS = {"latent": "1_LatentPooling", "multilayer": "1_MultilayerPooling"}
+"""Subfolder of the weights of each pooling that has some."""
+PROJECTION_FOLDER = "2_Dense"
+PROJECTION_PREFIX = "linear."
+"""In front of the names of its weights, as the module Dense of sentence-transformers has it."""
+MODULES = "sentence_transformers"
+STOCK_POOLING = {"mean": "mean", "weighted_mean": "weightedmean", "last": "lasttoken"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderParts:
+    """What a model folder holds."""
+
+    backbone: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    settings: PoolingSettings
+    pooling_state: dict[str, Tensor]
+    projection_state: dict[str, Tensor]
+    max_length_tokens: int
+    prompts: dict[str, str]
+
+
+def save_parts(  # noqa: PLR0913 - one argument per part of the folder
+    folder: Path,
+    *,
+    backbone: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    pooling: nn.Module,
+    projection: nn.Linear | None,
+    settings: PoolingSettings,
+    max_length_tokens: int,
+    prompts: dict[str, str],
+) -> None:
+    """Write the folder; equal parts give equal bytes.
+
+    Raises:
+        OSError: The disk is full; the message names the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    transformers_logging.disable_progress_bar()
+    backbone.config.use_cache = False
+    backbone.config.output_hidden_states = settings.kind == "multilayer"
+    with writing(folder / WEIGHTS_FILE):
+        backbone.save_pretrained(folder, max_shard_size="1TB")
+    _save_tokenizer(folder, tokenizer, max_length_tokens)
+    is_new = settings.kind == "multilayer" or settings.projection is not None
+    content = {
+        "format": NEW_FORMAT if is_new else FORMAT,
+        "attention": "causal" if is_causal(backbone.config) else "bidirectional",
+        "max_length_tokens": max_length_tokens,
+        "pooling": settings.to_json(),
+    }
+    _write(folder / SETTINGS_FILE, content)
+    _write(folder / "sentence_bert_config.json", _transformer_config())
+    _write(folder / "config_sentence_transformers.json", _model_config(prompts))
+    types = [
+        (f"{MODULES}.base.modules.transformer.Transformer", ""),
+        _save_pooling(folder, pooling, settings, backbone.config.hidden_size),
+    ]
+    if projection is not None:
+        types.append(_save_projection(folder, projection))
+    normalize_folder = f"{len(types)}_Normalize"
+    types.append((f"{MODULES}.base.modules.normalize.Normalize", normalize_folder))
+    _write(folder / normalize_folder / "config.json", {})
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": name}
+        for index, (name, path) in enumerate(types)
+    ]
+    _write(folder / "modules.json", modules)
+
+
+def _save_tokenizer(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, max_length_tokens: int
+) -> None:
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.model_max_length = max_length_tokens
+    with writing(folder / "tokenizer.json"):
+        tokenizer.save_pretrained(folder)
+
+
+def _transformer_config() -> dict[str, Any]:
+    return {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+        },
+        "module_output_name": "token_embeddings",
+    }
+
+
+def _model_config(prompts: dict[str, str]) -> dict[str, Any]:
+    return {
+        "model_type": "SentenceTransformer",
+        "prompts": prompts,
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+
+
+def _save_pooling(
+    folder: Path, pooling: nn.Module, settings: PoolingSettings, hidden_size: int
+) -> tuple[str, str]:
+    """Write the pooling module; return its class reference and its subfolder."""
+    subfolder = POOLING_FOLDERS.get(settings.kind, "1_Pooling")
+    if isinstance(pooling, latent.LatentPooling):
+        with writing(folder / subfolder / WEIGHTS_FILE):
+            latent.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
+        return _copy_file(folder, latent, latent.SentenceLatentPooling), subfolder
+    if isinstance(pooling, multilayer.MultilayerPooling):
+        with writing(folder / subfolder / WEIGHTS_FILE):
+            multilayer.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
+        return _copy_file(folder, multilayer, multilayer.SentenceMultilayerPooling), subfolder
+    content = {
+        "embedding_dimension": hidden_size,
+        "pooling_mode": STOCK_POOLING[settings.kind],
+        "include_prompt": settings.pool_prompt,
+    }
+    _write(folder / subfolder / "config.json", content)
+    return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", subfolder
+
+
+def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
+    """Write the projection; return its class reference and its subfolder."""
+    content = {
+        "in_features": projection.in_features,
+        "out_features": projection.out_features,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    _write(folder / PROJECTION_FOLDER / "config.json", content)
+    state = {f"{PROJECTION_PREFIX}{name}": value for name, value in projection.state_dict().items()}
+    with writing(folder / PROJECTION_FOLDER / WEIGHTS_FILE):
+        save_file(state, folder / PROJECTION_FOLDER / WEIGHTS_FILE)
+    return f"{MODULES}.base.modules.dense.Dense", PROJECTION_FOLDER
+
+
+def _copy_file(folder: Path, module: ModuleType, sentence_class: type[nn.Module]) -> str:
+    """Put the file of a pooling into the folder; return the reference of its class there."""
+    name = f"{module.__name__.rpartition('.')[2]}_pooling"
+    with writing(folder / f"{name}.py"):
+        (folder / f"{name}.py").write_text(inspect.getsource(module), encoding="utf-8")
+    return f"{name}.{sentence_class.__name__}"
+
+
+def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
+    """Read a folder that `save_parts` wrote.
+
+    Raises:
+        ValueError: The folder is missing, is no such folder, has another format, or its weights
+            are damaged.
+    """
+    content = _read(folder / SETTINGS_FILE)
+    if content.get("format") not in {FORMAT, NEW_FORMAT}:
+        raise ValueError(
+            f"{folder} has format {content.get('format')!r}, expected {FORMAT} or "
+            f"{NEW_FORMAT}: write it again"
+        )
+    transformers_logging.disable_progress_bar()
+    settings = PoolingSettings.from_json(content["pooling"])
+    try:
+        backbone = AutoModel.from_pretrained(
+            folder, dtype="auto", attn_implementation=attn_implementation, local_files_only=True
+        )
+        pooling_state = _pooling_state(folder, settings.kind)
+        projection_state = _projection_state(folder, settings)
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights in {folder} are damaged or cut off ({error}): run its stage again, or "
+            "fetch it again (dvc pull)"
+        ) from error
+    return EncoderParts(
+        backbone=backbone,
+        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        settings=settings,
+        pooling_state=pooling_state,
+        projection_state=projection_state,
+        max_length_tokens=content["max_length_tokens"],
+        prompts=_read(folder / "config_sentence_transformers.json")["prompts"],
+    )
+
+
+def _pooling_state(folder: Path, kind: str) -> dict[str, Tensor]:
+    subfolder = POOLING_FOLDERS.get(kind)
+    return {} if subfolder is None else load_file(folder / subfolder / WEIGHTS_FILE)
+
+
+def _projection_state(folder: Path, settings: PoolingSettings) -> dict[str, Tensor]:
+    if settings.projection is None:
+        return {}
+    state = load_file(folder / PROJECTION_FOLDER / WEIGHTS_FILE)
+    return {name.removeprefix(PROJECTION_PREFIX): value for name, value in state.items()}
+
+
+def _write(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True)
+    with writing(path):
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path.parent} is no model folder of Samovar: {path.name} is missing; "
+            "run the stage backbone on it first (backbone.source)"
+        ) from None

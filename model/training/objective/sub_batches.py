@@ -1,0 +1,128 @@
+"""The loss of a step made of several parts: their losses, weighted by their rows.
+
+Each part is scored for itself, on its slice of the embeddings, so no text of one part is a negative
+of another; embedding and the backward pass are those of one batch.
+
+Shape letters: M = texts of the step, D = embedding size.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from model.training.data.batches import Batch
+from model.training.devices.team import Team
+from model.training.objective.frozen import NO_VECTORS, FrozenVectors
+from model.training.objective.objective import Objective, objective_of
+from model.training.settings import LossSettings
+
+
+class SumObjective:
+    """Objectives over slices of the embeddings; loss and counts are means over all rows."""
+
+    def __init__(self, parts: list[Batch], objectives: list[Objective]) -> None:
+        """Give each part the share of its rows."""
+        rows = sum(part.num_queries for part in parts)
+        self._objectives = objectives
+        self._weights = [part.num_queries / rows for part in parts]
+        self._lengths = [len(part.items) for part in parts]
+
+    def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
+        """This process's share of the loss of the (M, D) embeddings and of its gradient, (M, D)."""
+        total = embedding_MD.new_zeros((), dtype=torch.float32)
+        gradients: list[Tensor] = []
+        slices = embedding_MD.split(self._lengths)
+        for objective, weight, own in zip(self._objectives, self._weights, slices, strict=True):
+            loss, gradient = objective.loss_and_gradient(own, team)
+            total += weight * loss
+            gradients.append(weight * gradient)
+        return total, torch.cat(gradients)
+
+    def add_up_counts(self, team: Team) -> None:
+        """Make the counts those of the whole step, when every process has scored its rows."""
+        for objective in self._objectives:
+            objective.add_up_counts(team)
+
+    @property
+    def in_batch_negatives(self) -> float:
+        """Candidates nobody chose for the row, allowed by the texts."""
+        return self._mean(lambda objective: objective.in_batch_negatives)
+
+    @property
+    def hard_negatives(self) -> float:
+        """Own hard negatives allowed by the texts."""
+        return self._mean(lambda objective: objective.hard_negatives)
+
+    @property
+    def memory_negatives(self) -> float:
+        """Documents of earlier batches allowed by the texts."""
+        return self._mean(lambda objective: objective.memory_negatives)
+
+    @property
+    def masked_share(self) -> float:
+        """Candidates dropped by the text mask over all candidates of the part."""
+        return self._mean(lambda objective: objective.masked_share)
+
+    @property
+    def masked_by_score(self) -> float:
+        """Candidates dropped by the student's margin over those the texts allow in the part."""
+        return self._mean(lambda objective: objective.masked_by_score)
+
+    @property
+    def masked_by_guide(self) -> float:
+        """Candidates dropped by the frozen guide over those the texts allow in the part."""
+        return self._mean(lambda objective: objective.masked_by_guide)
+
+    @property
+    def soft_label_rows(self) -> int:
+        """Rows of all parts whose teacher scores took part."""
+        return sum(objective.soft_label_rows for objective in self._objectives)
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The terms of the loss, weights included; they add up to it."""
+        total: dict[str, float] = {}
+        for objective, weight in zip(self._objectives, self._weights, strict=True):
+            for name, loss in objective.losses.items():
+                total[name] = total.get(name, 0.0) + weight * loss
+        return total
+
+    def _mean(self, count: Callable[[Objective], float]) -> float:
+        counts = map(count, self._objectives)
+        return sum(w * number for w, number in zip(self._weights, counts, strict=True))
+
+
+def objective_of_parts(
+    parts: list[Batch],
+    *,
+    loss: LossSettings,
+    sizes: list[int],
+    device: torch.device,
+    class_negatives: Literal["own", "batch"] = "own",
+    frozen: FrozenVectors = NO_VECTORS,
+) -> Objective | SumObjective:
+    """The objective of each part by its task; of one part alone, that objective itself.
+
+    Args:
+        parts: Parts of the step.
+        loss: What they are scored by.
+        sizes: Sizes of the embeddings that are trained, largest first.
+        device: Where the embeddings are.
+        class_negatives: Whether classes and clusters are set against the rest of their part.
+        frozen: What guide and teacher say of all texts of the step.
+    """
+    lengths = [len(part.items) for part in parts]
+    objectives = [
+        objective_of(
+            part,
+            is_in_batch=part.is_in_batch or class_negatives == "batch",
+            loss=loss,
+            sizes=sizes,
+            device=device,
+            frozen=vectors,
+        )
+        for part, vectors in zip(parts, frozen.split(lengths), strict=True)
+    ]
+    return objectives[0] if len(objectives) == 1 else SumObjective(parts, objectives)

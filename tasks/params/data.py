@@ -1,0 +1,184 @@
+"""Sections of the data stages: where the corpora lie, how they are read, checked and extended."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tasks.params.base import (
+    Fraction,
+    Integer,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Seed,
+    Share,
+    Task,
+)
+
+
+class Data(Section):
+    """Section data: where the corpora and the benchmark lie (folder or s3:// address)."""
+
+    corpus: str
+    """Folder of the training sources; the paths of ingest.sources are relative to it."""
+    benchmark: str
+    """Folder of the evaluation tasks in the layout of the hub, one folder per task."""
+
+
+class Fields(Section):
+    """Which column of a source holds what.
+
+    A key that is left out means that the source has no such column; no source has all seven.
+    """
+
+    query: str | None = None
+    """Column of the queries, or of the first texts of pairs."""
+    positive: str | None = None
+    """Column of the texts that fit the query: one, or a list of them."""
+    negative: str | None = None
+    """Column of the texts that do not fit it: one, or a list of them."""
+    label: str | None = None
+    """Column of the classes or clusters."""
+    score: str | None = None
+    """Column of the graded similarities, in the units of score_range."""
+    title: str | None = None
+    """Column of the document titles."""
+    text: str | None = None
+    """Column of the document texts."""
+
+
+class Source(Section):
+    """One declared corpus: a file, a glob, a `datasets` folder or an s3:// address.
+
+    Keys with a default switch on what few corpora need; left out, the rows are taken as they are.
+    """
+
+    path: str
+    """Relative to data.corpus, absolute, or s3://; a glob may match several files."""
+    format: Literal["parquet", "jsonl", "csv", "datasets"]
+    """How the files are read; `datasets` is a folder that `save_to_disk` wrote."""
+    task: Task | Literal["documents"]
+    """What its rows are; `documents` rows have a title and a text and no query."""
+    fields: Fields
+    """Columns of the files."""
+    lang: str | None = None
+    """BCP 47 tag of every row; null asks the language identifier row by row."""
+    label_separator: str | None = None
+    """Splits a multi-label column into its labels; null keeps one label per row."""
+    score_range: tuple[Number, Number] = (0.0, 1.0)
+    """Lowest and highest value of the score column, mapped to [0, 1]."""
+    max_rows: PositiveInt | None = None
+    """Rows kept, the first by content hash; null keeps all."""
+    also_documents: bool = False
+    """Whether each positive also becomes a document of the mining corpus."""
+
+    @model_validator(mode="after")
+    def _columns_fit_the_task(self) -> Self:
+        needed = {
+            "documents": ("text",),
+            "classification": ("query", "label"),
+            "clustering": ("query", "label"),
+            "sts": ("query", "positive", "score"),
+        }.get(self.task, ("query", "positive"))
+        missing = [name for name in needed if getattr(self.fields, name) is None]
+        if missing:
+            raise ValueError(f"a source of task {self.task!r} must map the fields {missing}")
+        if self.score_range[0] >= self.score_range[1]:
+            raise ValueError(f"score_range {list(self.score_range)} must rise")
+        return self
+
+
+class Ingest(Section):
+    """Section ingest."""
+
+    sources: dict[Name, Source] = Field(min_length=1)
+    """Name of each corpus, as the stages call it, to where it lies and what it holds."""
+    languages: list[str] = Field(min_length=1)
+    """BCP 47 tags that are kept; any other language goes to the quarantine."""
+    min_characters: PositiveInt
+    """Shorter queries, positives and documents go to the quarantine."""
+    max_characters: PositiveInt
+    """Longer ones as well."""
+    overlap_words: PositiveInt
+    """A shared run of this many words with an evaluation text removes a row (13 in the field)."""
+    class_negatives: PositiveInt
+    """Examples of other classes given to each classification and clustering row."""
+    development_fraction: Fraction
+    """Share of the examples kept out of training, by hash of the query; merge chooses on them."""
+    shard_rows: PositiveInt
+    """Rows per Parquet shard."""
+    seed: Seed
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether a source holds examples; with documents alone all examples are synthetic."""
+        return any(source.task != "documents" for source in self.sources.values())
+
+    @model_validator(mode="after")
+    def _some_length_is_kept(self) -> Self:
+        if self.min_characters > self.max_characters:
+            raise ValueError(
+                f"min_characters {self.min_characters} is above max_characters "
+                f"{self.max_characters}: no text could stay"
+            )
+        return self
+
+
+class Validate(Section):
+    """Section validate: bounds of the Great Expectations suites."""
+
+    min_examples: PositiveInt
+    """Fewest rows of examples, training split."""
+    min_documents: PositiveInt
+    """Fewest rows of documents."""
+    max_query_characters: PositiveInt
+    """Longest query, in characters."""
+    max_positive_characters: PositiveInt
+    """Longest positive, in characters."""
+    max_duplicate_share: Share
+    """Share of example rows whose query and positive stand in an earlier row."""
+    language_share: dict[str, Share]
+    """Smallest share of the examples each language must have."""
+    max_quarantine_share: Share
+    """Share of the read rows that ingest may reject."""
+
+
+API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
+"""Environment variable with the key of the endpoint."""
+
+
+class Endpoint(Section):
+    """An OpenAI-compatible chat endpoint; its key comes from the environment."""
+
+    base_url: str
+    """Address up to and with /v1."""
+    model: str
+    """Name by which the endpoint knows the model."""
+    concurrency: PositiveInt
+    """Requests in flight."""
+    timeout_s: PositiveFloat
+    """Seconds until a request counts as failed."""
+    max_retries: NonNegativeInt
+    """Further tries of a failed request."""
+    max_backoff_s: PositiveFloat
+    """Longest wait between two tries, in seconds."""
+    temperature: NonNegativeFloat
+    """Sampling temperature of the writer; 0 is greedy."""
+    min_score: Annotated[Integer, Field(ge=1, le=5)]
+    """Smallest grade of the judge, 1 to 5, that keeps a query."""
+
+
+class Synthesize(Section):
+    """Section synthesize; without an endpoint the offline generator writes the queries."""
+
+    endpoint: Endpoint | None
+    """Where the LLM answers; null takes the offline generator."""
+    max_documents: NonNegativeInt
+    """Documents that queries are written for; 0 writes none."""
+    queries_per_document: PositiveInt
+    """Queries written per document."""
+    seed: Seed

@@ -1,0 +1,228 @@
+"""params.yaml as frozen, typed sections: the only place that reads the file.
+
+Every section belongs to one stage and bears its name; `data`, `prompts`, `compute`, `store`,
+`record` and `cost` are shared. An unknown key, a missing value or an impossible one is an error
+that names the file, the key, what was given and what was expected.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from tasks.params.base import Section
+from tasks.params.data import Data, Ingest, Synthesize, Validate
+from tasks.params.evaluation import (
+    Baseline,
+    Cost,
+    Evaluate,
+    Gate,
+    Publish,
+    Record,
+    Report,
+    Store,
+)
+from tasks.params.training import (
+    Backbone,
+    Compute,
+    Merge,
+    Mine,
+    Multitask,
+    Prompts,
+    Prune,
+    Stage,
+)
+
+PARAMS_FILE = Path("params.yaml")
+SLERP_VARIANTS = 2
+"""Models on the arc of merge.method slerp."""
+SYNTHETIC = "synthetic"
+"""Source of what the stage synthesize writes: queries, so its task is retrieval."""
+MODELS = ("backbone/model", "prune/model", "pretrain/model", "finetune/model")
+"""Model folders below artifacts in the order of their stages."""
+FIRST_MODELS = {"pretrain": 2, "finetune": 3, "multitask": 4}
+"""How many of `MODELS` exist when a training starts."""
+
+
+class ParamsError(ValueError):
+    """params.yaml is missing, unreadable or holds a value that cannot be used."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: Data
+    ingest: Ingest
+    validate_: Validate = Field(alias="validate")
+    synthesize: Synthesize
+    backbone: Backbone
+    prune: Prune
+    prompts: Prompts
+    pretrain: Stage
+    mine: Mine
+    finetune: Stage
+    multitask: Multitask
+    merge: Merge
+    baseline: Baseline
+    evaluate: Evaluate
+    gate: Gate
+    report: Report
+    publish: Publish
+    compute: Compute
+    store: Store
+    record: Record
+    cost: Cost
+
+    @model_validator(mode="after")
+    def _prefixes_fit(self) -> Self:
+        if self.backbone.scratch is None:
+            return self
+        size = self.backbone.scratch.hidden_size
+        stages = {
+            "pretrain": self.pretrain.training,
+            "finetune": self.finetune.training,
+            "multitask": self.multitask.training,
+        }
+        for stage, training in stages.items():
+            long = [dim for dim in training.matryoshka_dims if dim > size]
+            if long:
+                raise ValueError(
+                    f"{stage}.training.matryoshka_dims {long} exceed "
+                    f"backbone.scratch.hidden_size {size}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_batches_are_sized(self) -> Self:
+        unsized = [
+            stage
+            for stage in ("pretrain", "finetune", "multitask")
+            if getattr(self, stage).training.micro_batch_tokens == "auto"
+        ]
+        if self.compute.parallel == "fsdp2" and unsized:
+            raise ValueError(
+                f"compute.parallel fsdp2 with micro_batch_tokens auto in {', '.join(unsized)}: "
+                "processes that share weights cannot try sizes; give a number of tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Self:
+        known = {*self.ingest.sources, SYNTHETIC}
+        for where, names in self._used_sources().items():
+            if names - known:
+                raise ValueError(
+                    f"{where} names {sorted(names - known)}; known are {sorted(known)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_task_has_its_instruction(self) -> Self:
+        # unused sources too: their development rows are what merge chooses by
+        tasks = {name: source.task for name, source in self.ingest.sources.items()}
+        if any(SYNTHETIC in names for names in self._used_sources().values()):
+            tasks[SYNTHETIC] = "retrieval"
+        known = {"documents", *self.prompts.tasks}
+        without = {name: task for name, task in tasks.items() if task not in known}
+        if without:
+            raise ValueError(
+                f"prompts.tasks has no {sorted(set(without.values()))}, the tasks of sources "
+                f"{sorted(without)}: give an instruction, or an empty one for bare texts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _merge_can_choose(self) -> Self:
+        if self.merge.method == "best" and not self.ingest.has_examples:
+            raise ValueError(
+                "merge.method best chooses by development examples, which sources of task "
+                "documents alone do not give: set it to uniform_soup or self_positioning, or "
+                "declare a source of examples"
+            )
+        variants = sorted(self.multitask.variants)
+        if self.merge.method == "slerp" and len(variants) != SLERP_VARIANTS:
+            raise ValueError(
+                f"merge.method slerp goes from one variant to another; multitask.variants has "
+                f"{len(variants)} ({', '.join(variants)}): take uniform_soup or self_positioning"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rungs_exist(self) -> Self:
+        rungs = set(self.evaluate.checkpoints)
+        wanted = {self.gate.candidate, *self.gate.must_beat, self.report.before, self.report.after}
+        if wanted - rungs:
+            raise ValueError(f"{sorted(wanted - rungs)} are no rungs of evaluate.checkpoints")
+        if self.report.example_task not in self.evaluate.tasks:
+            raise ValueError(
+                f"report.example_task {self.report.example_task!r} is not in evaluate.tasks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_models_are_there(self) -> Self:
+        """A guide or teacher of a later stage would be a circle that DVC does not see."""
+        trainings = {
+            "pretrain": self.pretrain.training,
+            "finetune": self.finetune.training,
+            "multitask": self.multitask.training,
+        }
+        for stage, training in trainings.items():
+            known = MODELS[: FIRST_MODELS[stage]]
+            for name, frozen in (("guide", training.guide), ("teacher", training.teacher)):
+                if frozen is None or Path(frozen.checkpoint).is_absolute():
+                    continue
+                if frozen.checkpoint not in known:
+                    raise ValueError(
+                        f"{stage}.training.{name}.checkpoint {frozen.checkpoint!r} is neither an "
+                        f"absolute path nor the model of an earlier stage: {', '.join(known)}"
+                    )
+        return self
+
+    def _used_sources(self) -> dict[str, set[str]]:
+        return {
+            "pretrain.sources": set(self.pretrain.sources),
+            "finetune.sources": set(self.finetune.sources),
+            "mine.sources": set(self.mine.sources),
+            **{
+                f"multitask.variants.{name}.sources": set(variant.sources)
+                for name, variant in self.multitask.variants.items()
+            },
+        }
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the whole file.
+
+    Raises:
+        ParamsError: The file is missing, is no YAML mapping, or a value is wrong; the message
+            lists every fault with its key, what was given and what was expected.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{path} does not exist: copy one of infra/profiles/ (make profile PROFILE=sample)"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path} must hold a mapping of sections, got {type(content).__name__}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        faults = "\n".join(_describe(fault) for fault in error.errors())
+        raise ParamsError(f"{path} has {error.error_count()} faults:\n{faults}") from None
+
+
+def _describe(fault: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+    given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+    hint = (
+        " (unknown key: remove it or correct its spelling)"
+        if fault["type"] == "extra_forbidden"
+        else ""
+    )
+    return f"  {key}: {fault['msg']}{given}{hint}"

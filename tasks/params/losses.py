@@ -1,0 +1,112 @@
+"""What a contrastive loss may have beyond its published form; part of each training section."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tasks.params.base import Number, PositiveFloat, PositiveInt, Section
+
+Term = Literal[
+    "own_negatives",
+    "other_positives",
+    "other_negatives",
+    "queries",
+    "documents",
+    "document_queries",
+]
+"""As in model.losses.terms."""
+
+
+def _distinct(terms: list[Term]) -> list[Term]:
+    if len(set(terms)) < len(terms):
+        raise ValueError(f"{terms} names a term twice")
+    return terms
+
+
+Softmax = Annotated[list[Term], Field(min_length=1), AfterValidator(_distinct)]
+"""Terms that stand together below the fraction line."""
+
+
+class ScoreMask(Section):
+    """Negatives that a model scores too near the positive to be believed are left out."""
+
+    margin: Number
+    """How far above the positive's score the bound lies, below it if negative (cosine)."""
+    kind: Literal["absolute", "relative"]
+    """Whether the margin is added, or is a share of the size of the positive's score."""
+    in_batch: bool
+    """Whether negatives that nobody chose for the row are judged."""
+    explicit: bool
+    """Whether a row's own hard negatives are judged."""
+
+
+class Frozen(Section):
+    """A model that is asked and not trained.
+
+    An artifact of an earlier stage changes only when that stage, and so this one, runs again. DVC
+    does not look into other folders: give another model another path. Checkpoints of a training
+    are bound to the contents in either case.
+    """
+
+    checkpoint: str
+    """Model folder: of an earlier stage, as in evaluate.checkpoints, or an absolute path."""
+    query_prompt: str | None
+    """Prefix of every query; null takes the prompts of the training."""
+    document_prompt: str | None
+    """Prefix of every document; null takes the prompts of the training."""
+
+
+class Guide(Frozen, ScoreMask):
+    """A frozen model whose scores tell false negatives (GIST: margin 0, arXiv:2402.16829)."""
+
+
+class EmbeddingMatching(Section):
+    """Squared distance of student's and teacher's vectors of the same text (EmbeddingGemma)."""
+
+    weight: PositiveFloat
+    """Factor on the term."""
+    size: PositiveInt | None
+    """Leading numbers compared: the student's full or a Matryoshka size, and one the teacher was
+    trained for; null is the student's full size."""
+
+
+class SimilarityMatching(Section):
+    """Divergence of the student's softmax over the documents of the batch from the teacher's."""
+
+    weight: PositiveFloat
+    """Factor on the term."""
+    teacher_temperature: PositiveFloat
+    """Divides the teacher's cosine; the student's is divided by temperature."""
+
+
+class Teacher(Frozen):
+    """A frozen model that the student imitates; embeddings need equal sizes, similarities none."""
+
+    embeddings: EmbeddingMatching | None
+    """Term that matches vectors; null leaves it out."""
+    similarities: SimilarityMatching | None
+    """Term that matches similarities; null leaves it out."""
+
+    @model_validator(mode="after")
+    def _is_asked(self) -> Self:
+        if self.embeddings is None and self.similarities is None:
+            raise ValueError("a teacher needs embeddings or similarities to be imitated in")
+        return self
+
+
+class SoftLabels(Section):
+    """Divergence from the teacher scores that come with a row, over positive and negatives."""
+
+    weight: PositiveFloat
+    """Factor on the term."""
+    teacher_temperature: PositiveFloat
+    """Divides the scores; the student's cosine is divided by temperature."""
+
+
+class Triplet(Section):
+    """Hinge on how much further than the positive each own hard negative is."""
+
+    weight: PositiveFloat
+    """Factor on the term."""
+    margin: PositiveFloat
+    """Cosine distance."""
