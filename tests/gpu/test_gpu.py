@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 
 from model.backbone.decoder import implementations_of, prove_attention
+from model.encoder import packing
 from model.encoder.attention import Direction, set_attention
-from model.encoder.encoder import Encoder, collate, packing
+from model.encoder.encoder import Encoder, collate
 from model.encoder.packing import PACKED, has_kernel
 from model.encoder.precision import Precision, decoder_autocast
 from model.training.devices.auto_size import with_fitting_micro_batches

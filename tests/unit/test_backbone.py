@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import MambaConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from model.backbone import decoder as backbone
 from model.backbone.decoder import implementations_of, load_decoder, prove_attention
-from model.encoder.encoder import Encoder, backbone
+from model.encoder.encoder import Encoder
 from model.encoder.packing import PACKED
 from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 

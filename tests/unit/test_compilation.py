@@ -11,8 +11,9 @@ from torch._dynamo.utils import counters
 
 from model.backbone import scratch
 from model.backbone.scratch import new_decoder, train_decoder
+from model.encoder import compilation
 from model.encoder.compilation import has_compiler
-from model.encoder.encoder import Encoder, compilation
+from model.encoder.encoder import Encoder
 from model.encoder.tokenization import TokenizedText
 from model.training.devices.team import Team
 from model.training.devices.wrapping import trained_form

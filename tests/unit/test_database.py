@@ -3,7 +3,8 @@
 import pytest
 
 from flows.errors import FlowError
-from flows.server.server import database, free_port
+from flows.server import database
+from flows.server.server import free_port
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from model.losses.presets import PRESETS
 from model.training.data.batches import Batch, BatchPlan
 from model.training.devices.grad_cache import cached_backward, plain_backward
 from model.training.devices.team import Team
-from model.training.objective.objective import objective, objective_of
+from model.training.objective import objective
+from model.training.objective.objective import objective_of
 from model.training.settings import LossSettings, TrainingSource, TrainSettings
 
 SETTINGS = TrainSettings(

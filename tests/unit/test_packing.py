@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoModel, MambaConfig, PreTrainedTokenizerFast
 
+from model.encoder import packing
 from model.encoder.attention import Direction
-from model.encoder.encoder import Encoder, TokenizedText, collate, packing
+from model.encoder.encoder import Encoder, TokenizedText, collate
 from model.encoder.packing import PACKED, can_pack, pack
 from model.encoder.pooling.build import LatentSize, PoolingSettings
 from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
