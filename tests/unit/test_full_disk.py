@@ -14,7 +14,7 @@ from model.encoder.encoder import Encoder
 from model.encoder.pooling.build import LatentSize, PoolingSettings
 from model.writing import writing
 from tasks.contract.records import write_table
-from tests.unit.file_limit import files_up_to, limit_files
+from tests.unit.file_limit import files_up_to
 from tests.unit.training_workspace import set_processes, start_pretrain, write_workspace
 
 
@@ -55,7 +55,7 @@ def test_a_training_names_the_file_and_goes_on_when_there_is_room(
     size_bytes: int, file: str, unbroken: dict[str, bytes], pico_folder: Path, tmp_path: Path
 ) -> None:
     make_workspace(tmp_path, pico_folder)
-    with start_pretrain(tmp_path, lambda: limit_files(size_bytes)) as process:
+    with start_pretrain(tmp_path, size_bytes) as process:
         _, log = process.communicate(timeout=120)
     assert process.returncode == 1, log
     assert "Traceback" not in log

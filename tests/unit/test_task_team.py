@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from tasks.contract.stage import StageError
 from tasks.params.load import load_params
 from tasks.training.team import joined_team
+from tests.fork_server import Forked
 from tests.unit.training_workspace import (
     PROFILE,
     set_processes,
@@ -73,7 +73,7 @@ def test_a_killed_team_goes_on_to_the_same_steps(
     assert log.read_bytes() == (of_two / LOG).read_bytes()
 
 
-def kill_after(lines: int, folder: Path, process: subprocess.Popen[str]) -> None:
+def kill_after(lines: int, folder: Path, process: Forked) -> None:
     """SIGKILL the leading process once its log holds this many lines."""
     deadline, tick = time.monotonic() + 100, threading.Event()
     while process.poll() is None and time.monotonic() < deadline:

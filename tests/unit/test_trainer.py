@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -27,6 +25,7 @@ from model.training.settings import LoraSettings, MemorySettings, TrainingSource
 from model.training.step_log import StepRecord, read_records, summarise, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import NonFiniteLossError, train
+from tests.fork_server import Forked, start
 
 SETTINGS = TrainSettings(
     max_steps=8,
@@ -428,27 +427,7 @@ def test_a_batch_that_cannot_be_made_stops_the_training_with_its_message(
     assert not batch_threads()
 
 
-CHILD = """
-import json, sys
-from pathlib import Path
-import pyarrow.parquet as pq
-import torch
-from model.encoder.encoder import Encoder
-from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
-from model.training.trainer import train
-
-model, folder, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-del settings["options"]
-torch.set_num_threads(1)
-settings["lora"] = settings["lora"] and LoraSettings(**settings["lora"])
-settings["memory"] = settings["memory"] and MemorySettings(**settings["memory"])
-source = TrainingSource("pairs", "retrieval", "Q: ", "", pq.read_table("table.parquet"), 1.0)
-train(Encoder.load(model), [source], checkpoint_folder=folder / "checkpoint",
-      log_path=folder / "training.jsonl", settings=TrainSettings(**settings))
-"""
-
-
-def kill_after(lines: int, log: Path, process: subprocess.Popen[bytes]) -> None:
+def kill_after(lines: int, log: Path, process: Forked) -> None:
     """SIGKILL the process once its log holds this many lines."""
     deadline, tick = time.monotonic() + 200, threading.Event()
     while process.poll() is None and time.monotonic() < deadline:
@@ -484,11 +463,7 @@ def test_a_killed_process_is_continued_to_the_same_bytes(
     kill_after(
         16,
         log,
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        ),
+        start("tests.unit.trainer_worker", arguments, cwd=tmp_path, environment={**os.environ}),
     )
     checkpoint = load_latest(tmp_path / "cut" / "checkpoint" / "steps")
     assert checkpoint is not None

@@ -1,9 +1,6 @@
 """A folder in which `python -m tasks.pretrain` trains a pico model in a process of its own."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +8,9 @@ import pyarrow as pa
 import yaml
 
 from tasks.contract.records import EXAMPLE_SCHEMA, write_table
+from tests.fork_server import ROOT, Forked, start
 from tests.unit.file_limit import NO_BYTECODE
 
-ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "infra" / "profiles" / "pico.yaml"
 
 
@@ -49,13 +46,12 @@ def set_processes(folder: Path, processes: int) -> None:
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
 
 
-def start_pretrain(folder: Path, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    """`python -m tasks.pretrain` in `folder`; `before` runs in the new process first."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tasks.pretrain"],
+def start_pretrain(folder: Path, file_limit_bytes: int | None = None) -> Forked:
+    """`python -m tasks.pretrain` in `folder`; none of its files may grow beyond the limit."""
+    return start(
+        "tasks.pretrain",
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | NO_BYTECODE,
-        text=True,
-        stderr=subprocess.PIPE,
-        preexec_fn=before,
+        environment=os.environ | {"PYTHONPATH": str(ROOT)} | NO_BYTECODE,
+        pipe_stderr=True,
+        file_limit_bytes=file_limit_bytes,
     )
