@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup data demo real pico retrain repro pull profile test lint audit bench check ui up down status serve s3-up s3-down
+.PHONY: help setup data demo real pico retrain repro pull profile test test-all lint audit bench check ui up down status serve s3-up s3-down
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,8 +49,11 @@ pull: setup  ## Fetch data and outputs of this commit from the store
 profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 	$(RUN) flows.profile $(PROFILE)
 
+test: data lint  ## Lint, then what a change must pass in minutes: every test but those marked slow
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow and not s3"
+
 # whole chains come first by name and last longest: a reordering would leave them to one worker
-test: data lint  ## Lint, then every test
+test-all: data lint  ## Lint, then everything: whole chains, services, S3, PostgreSQL, kills, teams
 	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/flows/test_stop.py
 	$(RUN) pytest tests/flows/test_stop.py  # holds to deadlines: nothing else may run meanwhile
 
