@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.params.base import (
+    Address,
     Fraction,
     Integer,
     Name,
@@ -15,6 +16,7 @@ from tasks.params.base import (
     PositiveInt,
     Section,
     Seed,
+    ServiceUrl,
     Share,
     Task,
 )
@@ -23,9 +25,9 @@ from tasks.params.base import (
 class Data(Section):
     """Section data: where the corpora and the benchmark lie (folder or s3:// address)."""
 
-    corpus: str
+    corpus: Address
     """Folder of the training sources; the paths of ingest.sources are relative to it."""
-    benchmark: str
+    benchmark: Address
     """Folder of the evaluation tasks in the layout of the hub, one folder per task."""
 
 
@@ -57,7 +59,7 @@ class Source(Section):
     Keys with a default switch on what few corpora need; left out, the rows are taken as they are.
     """
 
-    path: str
+    path: Address
     """Relative to data.corpus, absolute, or s3://; a glob may match several files."""
     format: Literal["parquet", "jsonl", "csv", "datasets"]
     """How the files are read; `datasets` is a folder that `save_to_disk` wrote."""
@@ -154,7 +156,7 @@ API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
 class Endpoint(Section):
     """An OpenAI-compatible chat endpoint; its key comes from the environment."""
 
-    base_url: str
+    base_url: ServiceUrl
     """Address up to and with /v1."""
     model: str
     """Name by which the endpoint knows the model."""

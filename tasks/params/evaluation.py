@@ -5,12 +5,14 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from tasks.params.base import (
+    Address,
     Name,
     NonNegativeFloat,
     Number,
     PositiveInt,
     Section,
     Seed,
+    ServiceUrl,
 )
 
 
@@ -114,7 +116,7 @@ class Record(Section):
 class Store(Section):
     """Section store: where artifacts and published models live; keys come from the environment."""
 
-    url: str
+    url: Address
     """A folder or s3://bucket/prefix."""
-    endpoint_url: str | None
+    endpoint_url: ServiceUrl | None
     """Address of an S3 service other than AWS."""

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from tasks.params.base import Section
+from tasks.params.base import Section, without_credentials
 from tasks.params.data import Data, Ingest, Synthesize, Validate
 from tasks.params.evaluation import (
     Baseline,
@@ -219,7 +219,8 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 def _describe(fault: ErrorDetails) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-    given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+    shown = without_credentials(repr(fault["input"]))
+    given = "" if isinstance(fault["input"], dict) else f", got {shown}"
     hint = (
         " (unknown key: remove it or correct its spelling)"
         if fault["type"] == "extra_forbidden"

@@ -116,10 +116,11 @@ class Registry:
                 f"{self.address(version)}/{MANIFEST} is no manifest of a published model "
                 f"({error}): remove it to withdraw the version, or restore it from a backup"
             ) from error
-        if not all(_is_below(file.path) for file in files):
+        if found.version != version or not all(_is_below(file.path) for file in files):
             raise StageError(
-                f"{self.address(version)}/{MANIFEST} names a path outside its folder, as nothing "
-                "here writes it: remove it to withdraw the version, or restore it from a backup"
+                f"{self.address(version)}/{MANIFEST} names another version or a path outside its "
+                "folder, as nothing here writes it: remove it to withdraw the version, or restore "
+                "it from a backup"
             )
         return found
 

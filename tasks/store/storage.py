@@ -176,7 +176,7 @@ def open_storage(url: str, endpoint_url: str | None) -> Storage:
         StageError: The address has another scheme, or no bucket.
     """
     scheme, separator, rest = url.partition("://")
-    if not url or (separator and scheme not in {"s3", "file"}):
+    if not url or (separator and scheme != "s3"):
         raise StageError(f"store address {url!r}: expected a folder or s3://bucket/prefix")
     if scheme == "s3" and not rest.strip("/"):
         raise StageError(f"store address {url!r} names no bucket: expected s3://bucket/prefix")

@@ -71,7 +71,7 @@ def test_a_manifest_writes_nothing_outside_the_folder(
     content = json.loads(manifest.read_text())
     content["files"][0]["path"] = path
     manifest.write_text(json.dumps(content))
-    with pytest.raises(StageError, match="names a path outside its folder"):
+    with pytest.raises(StageError, match="a path outside its"):
         fetch(registry, "v0002", tmp_path / "model")
 
 
@@ -101,3 +101,15 @@ def test_the_command_prints_the_folder(
     printed = capsys.readouterr().out.strip()
     assert printed == f"models/{registry.versions()[-1].version}"
     assert Path(printed, "model.safetensors").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["/elsewhere/model", "../../model", "v0001-00000000"])
+def test_a_manifest_that_bears_another_name_is_not_believed(
+    registry: Registry, tmp_path: Path, name: str
+) -> None:
+    """The folder that is made without --to is named after the version."""
+    manifest = stored(registry) / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": name}))
+    with pytest.raises(StageError, match="names another version or a path"):
+        fetch(registry, None, None)
+    assert not (tmp_path / "elsewhere").exists()
