@@ -58,7 +58,8 @@ def publish(params: Params) -> None:
             run=describe_run(),
         )
     address = registry.address(version.version)
-    write_json(PUBLISHED, {"version": version.version, "is_new": is_new, "address": address})
+    published = {"version": version.version, "is_new": is_new, "address": address}
+    write_json(PUBLISHED, published | {"mean": version.mean, "scores": version.scores})
     if is_new:
         logger.info("published %s at %s", version.version, address)
     else:

@@ -149,7 +149,7 @@ class _Keeper:
         seconds = time.monotonic() - self._started
         text = None if error is None else str(error) or type(error).__name__
         try:
-            history.add(history.describe(self._date, seconds, outcomes, text, self._params))
+            history.add(history.describe(self._date, seconds, outcomes, text))
             if error is None or isinstance(error, FlowError):
                 artifacts.show_history(history.history_rows(history.last(), self._params))
         except Exception as trouble:  # noqa: BLE001 - whatever the server answers

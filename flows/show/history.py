@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.plan.schedule import Outcome
-from flows.results import last_record, read_ladder, read_published
+from flows.results import last_record, read_decision, read_published
 from flows.show.tables import points
 from tasks.params.load import Params
 from tasks.params.paths import STATE
@@ -28,7 +28,7 @@ class Retraining:
     ran: int | None
     """Stages that were not up to date; None for a run that failed."""
     mean: float | None
-    """Of the rung that is published, 0-1; None when the run did not come to its report."""
+    """Of the candidate that the gate judged, 0-1; None when the run did not come to its report."""
     result: str
     gpu_seconds: float = 0.0
     """What its stages held of GPUs."""
@@ -39,7 +39,6 @@ def describe(
     seconds: float,
     outcomes: Sequence[Outcome],
     error: str | None,
-    params: Params,
 ) -> Retraining:
     """What is kept of a run that has just ended.
 
@@ -48,7 +47,6 @@ def describe(
         seconds: How long it took.
         outcomes: How its steps ended; empty when it failed.
         error: Why it failed.
-        params: Name the rung whose mean is kept.
     """
     stages = [outcome for outcome in outcomes if outcome.kind == "stage"]
     has_report = any(outcome.name == "report" for outcome in stages)
@@ -56,7 +54,7 @@ def describe(
         started=started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         seconds=round(seconds, 1),
         ran=None if error is not None else sum(outcome.is_new for outcome in stages),
-        mean=_mean(params.report.after) if has_report else None,
+        mean=_mean() if has_report else None,
         result=_result(outcomes, error),
         gpu_seconds=_gpu_seconds(stages),
     )
@@ -68,8 +66,10 @@ def _gpu_seconds(stages: Sequence[Outcome]) -> float:
     return round(sum(last_record(name).get("gpu_s", 0.0) for name in ran), 1)
 
 
-def _mean(rung: str) -> float | None:
-    return next((row["mean"] for row in read_ladder() if row["rung"] == rung), None)
+def _mean() -> float | None:
+    """Of the candidate that the gate judged, which is what is published."""
+    decision = read_decision()
+    return None if decision is None else decision["candidate"]["mean"]
 
 
 def _result(outcomes: Sequence[Outcome], error: str | None) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.results import read_ladder, read_published
+from flows.results import read_published
 from flows.show.tables import points
 from tasks.params.load import Params
 from tasks.params.paths import PUBLISHED
@@ -11,7 +11,7 @@ from tasks.params.paths import PUBLISHED
 
 @dataclass(frozen=True)
 class PublishedVersion:
-    """A model in the registry, with the scores of the run that published it."""
+    """A model in the registry, with the scores it was published with."""
 
     tag: str
     """Name of the model and of the version: samovar-sample/v0007-1a2b3c4d."""
@@ -45,14 +45,13 @@ class PublishedVersion:
 def read_version(params: Params, published: Path = PUBLISHED) -> PublishedVersion | None:
     """What the publication at the end of this run left; None when the gate refused."""
     version = read_published(published)
-    rung = next((row for row in read_ladder() if row["rung"] == params.report.after), None)
-    if version is None or version["version"] is None or rung is None:
+    if version is None or version["version"] is None:
         return None
     return PublishedVersion(
         tag=f"{params.publish.name}/{version['version']}",
         address=version["address"],
-        mean=rung["mean"],
-        tasks=rung["tasks"],
+        mean=version["mean"],
+        tasks=version["scores"],
         is_new=version["is_new"],
     )
 

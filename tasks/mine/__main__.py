@@ -20,7 +20,6 @@ from tasks.mine.texts import MiningTexts, Ragged
 from tasks.params.load import Mine, Params
 from tasks.params.paths import ARTIFACTS
 
-MINED_TASKS = ("retrieval", "nli", "bitext")
 # Shares whose removal rate is reported, to choose max_positive_share by.
 SHARES = (0.8, 0.85, 0.9, 0.95, 1.0)
 AUDITED = 5
@@ -90,19 +89,12 @@ def read_mined_sources(params: Params) -> pa.Table:
     table = pa.concat_tables(tables)
     sources = np.array(table["source"].to_pylist(), dtype=object)
     table = table.filter(pa.array(np.isin(sources, params.mine.sources)))
-    tasks = dict(zip(table["source"].to_pylist(), table["task"].to_pylist(), strict=True))
-    absent = sorted(set(params.mine.sources) - set(tasks))
+    absent = sorted(set(params.mine.sources) - set(table["source"].to_pylist()))
     if absent:
         raise StageError(
             f"mine.sources {absent} have no examples: correct the names, or see "
             "artifacts/ingest/quarantine for why their rows were refused"
         )
-    for source, task in sorted(tasks.items()):
-        if task not in MINED_TASKS:
-            raise StageError(
-                f"mine.sources names {source}, a source of task {task}, for which other documents "
-                f"are no negatives: only sources of {', '.join(MINED_TASKS)} can be mined"
-            )
     return table.combine_chunks()
 
 

@@ -6,13 +6,13 @@ that names the file, the key, what was given and what was expected.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from tasks.params.base import Section, without_credentials
+from tasks.params.base import Section, Task, without_credentials
 from tasks.params.data import Data, Ingest, Synthesize, Validate
 from tasks.params.evaluation import (
     Baseline,
@@ -40,8 +40,11 @@ SLERP_VARIANTS = 2
 """Models on the arc of merge.method slerp."""
 SYNTHETIC = "synthetic"
 """Source of what the stage synthesize writes: queries, so its task is retrieval."""
+BASELINES = ("baseline/random", "baseline/tfidf")
 MODELS = ("backbone/model", "prune/model", "pretrain/model", "finetune/model")
 """Model folders below artifacts in the order of their stages."""
+MINED_TASKS = ("retrieval", "nli", "bitext")
+"""Tasks for whose rows other documents are negatives."""
 FIRST_MODELS = {"pretrain": 2, "finetune": 3, "multitask": 4}
 """How many of `MODELS` exist when a training starts."""
 
@@ -119,6 +122,20 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _sources_have_the_rows_that_are_wanted(self) -> Self:
+        tasks = {SYNTHETIC: "retrieval"}
+        tasks |= {name: source.task for name, source in self.ingest.sources.items()}
+        for where, names in self._used_sources().items():
+            wanted = set(MINED_TASKS) if where == "mine.sources" else set(get_args(Task))
+            wrong = {name: tasks[name] for name in sorted(names) if tasks[name] not in wanted}
+            if wrong:
+                raise ValueError(
+                    f"{where} names {wrong}, sources and their tasks; it can use only sources of "
+                    f"{', '.join(sorted(wanted))}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _every_task_has_its_instruction(self) -> Self:
         # unused sources too: their development rows are what merge chooses by
         tasks = {name: source.task for name, source in self.ingest.sources.items()}
@@ -141,6 +158,12 @@ class Params(Section):
                 "documents alone do not give: set it to uniform_soup or self_positioning, or "
                 "declare a source of examples"
             )
+        if self.merge.method == "best" and not self.ingest.development_fraction:
+            raise ValueError(
+                "merge.method best chooses by development examples, of which "
+                "ingest.development_fraction 0 keeps none: raise it, or set merge.method to "
+                "uniform_soup"
+            )
         variants = sorted(self.multitask.variants)
         if self.merge.method == "slerp" and len(variants) != SLERP_VARIANTS:
             raise ValueError(
@@ -155,10 +178,29 @@ class Params(Section):
         wanted = {self.gate.candidate, *self.gate.must_beat, self.report.before, self.report.after}
         if wanted - rungs:
             raise ValueError(f"{sorted(wanted - rungs)} are no rungs of evaluate.checkpoints")
+        judged = self.evaluate.checkpoints[self.gate.candidate]
+        if judged != self.publish.checkpoint:
+            raise ValueError(
+                f"gate.candidate {self.gate.candidate!r} judges {judged}, but publish.checkpoint "
+                f"is {self.publish.checkpoint}: a model would be published that nobody judged"
+            )
         if self.report.example_task not in self.evaluate.tasks:
             raise ValueError(
                 f"report.example_task {self.report.example_task!r} is not in evaluate.tasks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_are_written(self) -> Self:
+        """What an earlier params.yaml left below artifacts/ would be evaluated and published."""
+        variants = [f"multitask/{name}/model" for name in self.multitask.variants]
+        known = [*BASELINES, *MODELS, *variants, "merge/model"]
+        for rung, checkpoint in self.evaluate.checkpoints.items():
+            if checkpoint not in known:
+                raise ValueError(
+                    f"evaluate.checkpoints.{rung} is {checkpoint!r}, which no stage writes; "
+                    f"written are {', '.join(known)}"
+                )
         return self
 
     @model_validator(mode="after")

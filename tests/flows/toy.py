@@ -58,6 +58,7 @@ if name == "gate":
     champion = {"version": "v0000", "mean": 0.4}
     tasks = [{"task": "SampleSTS", "champion": 0.2, "candidate": 0.25, "change": 0.05}]
     decision = {"publish": True, "reasons": ["It is better."], "champion": champion, "tasks": tasks}
+    decision["candidate"] = {"mean": 0.5}
     (target / "decision.json").write_text(json.dumps(decision))
 if name == "report":
     (target / "index.html").write_text("<p>report</p>")
@@ -80,6 +81,7 @@ PUBLISH_BODY = """
 import hashlib, json
 number = hashlib.sha256(pathlib.Path("artifacts/merge/text.txt").read_bytes()).hexdigest()[:8]
 result = {"version": f"v0001-{number}", "is_new": True, "address": "s3://toy/model"}
+result |= {"mean": 0.5, "scores": {"SampleSTS": 0.25}}
 if (pathlib.Path("knobs") / "publish.refuse").exists():
     result = {"version": None, "is_new": False, "reasons": ["mean 0.4 is below the champion's 0.5"]}
 pathlib.Path(".samovar/published.json").write_text(json.dumps(result))

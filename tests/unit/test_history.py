@@ -18,7 +18,7 @@ SKIPPED = Outcome("ingest", "stage", "Skipped", 0.0, "")
 PUBLISH = Outcome("publish", "hook", "Completed", 1.0, "")
 LADDER = [
     {"rung": "random", "mean": 0.1, "tasks": {}},
-    {"rung": "final", "mean": 0.668, "tasks": {}},
+    {"rung": "final", "mean": 0.7, "tasks": {}},
 ]
 
 
@@ -32,6 +32,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, content in (
         ("artifacts/report/ladder.json", LADDER),
+        ("artifacts/gate/decision.json", {"candidate": {"rung": "soup", "mean": 0.668}}),
         (".samovar/published.json", {"is_new": True, "version": "v0003-ab"}),
     ):
         Path(name).parent.mkdir(parents=True)
@@ -39,20 +40,21 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_run_that_published_names_the_version_and_its_mean(params: Params) -> None:
+def test_a_run_that_published_names_the_version_and_its_mean() -> None:
+    """That of what was judged and published, not of the rung the report compares with."""
     outcomes = [SKIPPED, REPORT, PUBLISH]
-    assert history.describe(BEGAN, 90.04, outcomes, None, params) == Retraining(
+    assert history.describe(BEGAN, 90.04, outcomes, None) == Retraining(
         "2026-03-01 03:00:05", 90.0, 1, 0.668, "published v0003-ab"
     )
 
 
-def test_a_run_of_one_stage_has_no_mean_and_publishes_nothing(params: Params) -> None:
-    found = history.describe(BEGAN, 1.0, [SKIPPED], None, params)
+def test_a_run_of_one_stage_has_no_mean_and_publishes_nothing() -> None:
+    found = history.describe(BEGAN, 1.0, [SKIPPED], None)
     assert (found.ran, found.mean, found.result) == (0, None, "green, nothing new published")
 
 
 def test_a_failed_run_keeps_the_first_line(params: Params) -> None:
-    found = history.describe(BEGAN, 1.0, [], "merge failed with status 255\nlines", params)
+    found = history.describe(BEGAN, 1.0, [], "merge failed with status 255\nlines")
     assert found.result == "failed: merge failed with status 255"
     assert found.ran is None, "which stages ran is not known here"
     assert history.history_rows([found], params)[0]["stages run"] == ""
@@ -75,7 +77,7 @@ def test_gpus_cost_what_the_stages_that_ran_held_of_them(params: Params) -> None
     for stage in ("report", "ingest"):
         record = {"stage": stage, "wall_s": 60.0, "gpu_s": 1800.0}
         Path(f"artifacts/timings/{stage}.json").write_text(json.dumps(record))
-    run = history.describe(BEGAN, 60.0, [SKIPPED, REPORT], None, params)
+    run = history.describe(BEGAN, 60.0, [SKIPPED, REPORT], None)
     history.add(run)
     assert history.last()[0].gpu_seconds == 1800.0
     price = params.cost.model_copy(update={"gpu_hour": 4.0})

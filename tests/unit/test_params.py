@@ -239,6 +239,36 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: [documents_only(c), c["merge"].update(method="best")],
         r"merge\.method best chooses by development examples, .*set it to uniform_soup",
     ),
+    "choice between merges without held-out examples": (
+        lambda c: [c["ingest"].update(development_fraction=0), c["merge"].update(method="best")],
+        r"merge\.method best .* ingest\.development_fraction 0 keeps none: raise it",
+    ),
+    "mining of classes": (
+        lambda c: c["mine"].update(sources=["questions", "topics"]),
+        r"mine\.sources names \{'topics': 'classification'\}, .*only sources of bitext, nli, retrieval",
+    ),
+    "training on documents": (
+        lambda c: c["pretrain"]["sources"].update(documents=1.0),
+        r"pretrain\.sources names \{'documents': 'documents'\}, sources and their tasks",
+    ),
+    "variant that trains on documents": (
+        lambda c: c["multitask"]["variants"]["balanced"]["sources"].update(documents=1.0),
+        r"multitask\.variants\.balanced\.sources names \{'documents'",
+    ),
+    "gate that judges another model": (
+        lambda c: c["gate"].update(candidate="multitask-balanced"),
+        r"judges multitask/balanced/model, but publish\.checkpoint is merge/model: a model",
+    ),
+    "rung of a variant that is gone": (
+        lambda c: c["multitask"]["variants"].update(
+            renamed=c["multitask"]["variants"].pop("balanced")
+        ),
+        r"evaluate\.checkpoints\.multitask-balanced is 'multitask/balanced/model', which no stage",
+    ),
+    "rung outside artifacts": (
+        lambda c: c["evaluate"]["checkpoints"].update(tfidf="../elsewhere"),
+        r"evaluate\.checkpoints\.tfidf is '\.\./elsewhere', which no stage writes",
+    ),
     "template without the text": (
         lambda c: c["prompts"].update(template="{instruction}"),
         r"must hold \{instruction\} and end with \{text\}",

@@ -68,6 +68,8 @@ def test_a_passed_model_is_published_with_its_card_and_report(
         "version": version.version,
         "is_new": True,
         "address": registry.address(version.version),
+        "mean": 0.5,
+        "scores": {"STS": 0.5},
     }
     names = [file.path for file in version.files]
     assert names == ["README.md", "model.safetensors", "report/index.html"]

@@ -218,12 +218,6 @@ def test_a_source_without_rows_is_named(run: Stage):
         run([example("Что?", "То.")], [], sources=["questions", "titles"])
 
 
-def test_a_source_of_labels_is_refused(run: Stage):
-    rows = [example("Что?", "То.", task="classification", label="a")]
-    with pytest.raises(StageError, match="questions, a source of task classification"):
-        run(rows, [])
-
-
 def test_a_missing_model_is_told(run: Stage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "copytree", lambda *_: None)
     with pytest.raises(StageError, match="mining with artifacts/pretrain/model failed"):
