@@ -4,17 +4,24 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import IO
 
 import fsspec
 
 from tasks.contract.stage import StageError
+from tasks.ingest.dialects import SEEN, Dialect
 from tasks.params.data import Source
 from tasks.store.storage import open_filesystem, storage_errors
 
-LAYOUTS = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}
+LAYOUTS = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
 COMPRESSIONS = (".gz", ".bz2", ".xz")
 
 _GLOB = re.compile(r"[*?\[]")
@@ -31,8 +38,10 @@ class Location:
     name: str
     """Path relative to the folder it was declared under: the same on every machine."""
     layout: str
-    """How to read it: a key of `readers.READERS`."""
+    """How to read it: a key of `readers.READERS` or `readers.TEXT_READERS`."""
     endpoint_url: str | None
+    dialect: Dialect = SEEN
+    """What is declared of its text."""
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -78,7 +87,9 @@ def source_files(
             f"source {name}: {folders[0]} is a folder; format {source.format} needs a file or a "
             "glob such as folder/*, or use format: datasets"
         )
-    return [_location(filesystem, path, root, source.format, endpoint_url) for path in paths]
+    dialect = Dialect(source.encoding, source.separator)
+    found = [_location(filesystem, path, root, source.format, endpoint_url) for path in paths]
+    return [replace(location, dialect=dialect) for location in found]
 
 
 def benchmark_files(benchmark: str, endpoint_url: str | None) -> dict[str, list[Location]]:

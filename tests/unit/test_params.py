@@ -239,6 +239,14 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: [documents_only(c), c["merge"].update(method="best")],
         r"merge\.method best chooses by development examples, .*set it to uniform_soup",
     ),
+    "spreadsheet": (
+        lambda c: c["ingest"]["sources"]["topics"].update(format="xlsx"),
+        r"ingest\.sources\.topics\.format: .*save its table as CSV or Parquet, got 'xlsx'",
+    ),
+    "encoding that does not exist": (
+        lambda c: c["ingest"]["sources"]["topics"].update(encoding="win1251"),
+        r"ingest\.sources\.topics\.encoding: .*'win1251' is no encoding of texts: give",
+    ),
     "template without the text": (
         lambda c: c["prompts"].update(template="{instruction}"),
         r"must hold \{instruction\} and end with \{text\}",

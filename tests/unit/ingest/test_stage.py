@@ -408,3 +408,19 @@ def test_a_parquet_source_with_null_cells_and_numbers_is_read_row_by_row(corpus)
     corpus.declare("nulls", "nulls.parquet", "parquet", "retrieval", query="q", positive="p")
     corpus.run()
     assert corpus.refused("nulls") == [(1, "invalid"), (2, "invalid")]
+
+
+def test_a_table_that_excel_saved_in_russia_is_read(corpus) -> None:
+    lines = ["вопрос;ответ", *(f"где живёт кот номер {n};кот живёт в доме {n}" for n in range(9))]
+    content = "\r\n".join(lines).encode("cp1251")
+    corpus.raw("excel", "retrieval", "csv", content, query="вопрос", positive="ответ")
+    assert corpus.run()["sources"]["excel"]["kept"] == 9
+
+
+def test_a_declared_encoding_and_separator_are_used(corpus) -> None:
+    content = "q,1|p\nвопрос|ответ\n".encode("cp1251")
+    source = corpus.raw("short", "retrieval", "csv", content, query="q,1", positive="p")
+    source |= {"encoding": "windows-1251", "separator": "|"}
+    corpus.run()
+    rows = [row for row in corpus.table("examples") if row["source"] == "short"]
+    assert [(row["query"], row["positives"]) for row in rows] == [("вопрос", ["ответ"])]
