@@ -98,7 +98,8 @@ class Admission:
         message = "source %s: %d rows read, %d admitted, refused %s, %.1f s, %.0f rows/s"
         logger.info(message, name, rows_read, len(table), counts, seconds, rows_read / seconds)
         if not len(table):
-            raise StageError(f"source {name}: none of its {rows_read} rows can be used: {counts}")
+            refused = self._quarantine.told(name)
+            raise StageError(f"source {name}: none of its {rows_read} rows can be used: {refused}")
         return Admitted(name, source, rows_read, table)
 
     @cached_property

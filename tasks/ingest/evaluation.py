@@ -76,7 +76,10 @@ def _file_texts(location: Location) -> list[str]:
     columns: dict[str, list[str]] = {}
     for row, values in read_rows(location, None):
         if isinstance(values, Fault):
-            raise StageError(f"data.benchmark: row {row} of {location.name}: {values.detail}")
+            raise StageError(
+                f"data.benchmark: row {row} of {location.name}: {values.detail}; a task folder "
+                "holds tables only: fetch the file again, or remove it"
+            )
         for column, value in values.items():
             if not _NO_TEXT.fullmatch(column):
                 columns.setdefault(column, []).extend(_strings(value))

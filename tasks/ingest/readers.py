@@ -32,6 +32,17 @@ logger = logging.getLogger(__name__)
 
 Values = dict[str, object]
 """The wanted columns of one row; undecodable text of a binary format stays bytes."""
+UNDECODABLE_LIST = b"\xff"
+"""Stands for a list with such a text, and is no valid UTF-8 either."""
+
+
+class Unreadable(NamedTuple):
+    """Stands for a value that Python cannot hold, such as a date of the year 0."""
+
+    type: str
+
+    def __str__(self) -> str:
+        return f"a {self.type} that Python cannot hold"
 
 
 class Fault(NamedTuple):
@@ -188,7 +199,7 @@ def _batch_rows(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterat
 def _cells(column: pa.Array) -> list[object]:
     try:
         return column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         return [_cell(scalar) for scalar in column]
 
 
@@ -197,7 +208,9 @@ def _cell(scalar: pa.Scalar) -> object:
         return scalar.as_py()
     except UnicodeDecodeError:
         is_text = isinstance(scalar, pa.StringScalar | pa.LargeStringScalar)
-        return scalar.as_buffer().to_pybytes() if is_text else b"(undecodable list)"
+        return scalar.as_buffer().to_pybytes() if is_text else UNDECODABLE_LIST
+    except (ValueError, OverflowError):
+        return Unreadable(str(scalar.type))
 
 
 def _json_rows(text: Text) -> Iterator[Row]:

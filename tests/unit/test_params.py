@@ -56,6 +56,13 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None
         load_params(path)
 
 
+def test_a_section_given_twice_is_named_with_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(SAMPLE.read_text(encoding="utf-8") + "\nprune:\n  fraction: 0\n")
+    with pytest.raises(ParamsError, match=r"has the key 'prune' twice, on lines \d+ and \d+: keep"):
+        load_params(path)
+
+
 @pytest.mark.parametrize("content", ["", "- 1", "text"])
 def test_a_file_without_sections_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "params.yaml"

@@ -106,6 +106,9 @@ LABELLED = {"query": "q", "label": "l"}
         ("в,а", None, ["в,а"]),
         (3, None, ["3"]),
         ([3, 1], None, ["1", "3"]),
+        (0.0, None, ["0"]),
+        ([1.0, 2], None, ["1", "2"]),
+        ("да".encode(), None, ["да"]),
         (["б", "а"], None, ["а", "б"]),
     ],
 )
@@ -117,12 +120,19 @@ def test_labels_are_sorted_and_each_stands_once(
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"), [("", "empty"), ([], "empty"), (None, "invalid"), (1.5, "invalid")]
+    ("given", "reason"),
+    [("", "empty"), ([], "empty"), (None, "invalid"), (1.5, "invalid"), (float("nan"), "invalid")],
 )
 def test_a_bad_label_is_refused(given: object, reason: str) -> None:
     with pytest.raises(RowRefusedError) as refusal:
         parse("classification", LABELLED, {"q": "аб", "l": given})
     assert refusal.value.reason == reason
+
+
+def test_a_text_of_a_binary_column_is_a_text() -> None:
+    values = {"q": "аб".encode(), "p": ["вг".encode()], "n": b""}
+    candidate = parse("retrieval", PAIR, values)
+    assert (candidate.query, candidate.positives, candidate.negatives) == ("аб", ["вг"], [])
 
 
 def test_a_document_may_have_no_title() -> None:

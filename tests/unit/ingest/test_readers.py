@@ -13,7 +13,7 @@ from datasets import Dataset
 from tasks.contract.stage import StageError
 from tasks.ingest.dialects import Dialect
 from tasks.ingest.locations import Location
-from tasks.ingest.readers import BATCH_ROWS, Fault, Row, read_rows
+from tasks.ingest.readers import BATCH_ROWS, UNDECODABLE_LIST, Fault, Row, Unreadable, read_rows
 
 ROWS = [{"a": "один", "b": "1"}, {"a": "два\u2028два", "b": "2"}, {"a": 'три, "3"', "b": "3"}]
 
@@ -114,6 +114,20 @@ def test_undecodable_parquet_text_stays_bytes(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": column}), tmp_path / "x.parquet")
     rows = rows_of(tmp_path / "x.parquet", "parquet", ["a"])
     assert rows == [(0, {"a": "ok"}), (1, {"a": b"\xff"})]
+
+
+def test_an_undecodable_list_is_no_text(tmp_path: Path) -> None:
+    column = pa.array([[b"ok", b"\xff"]], pa.list_(pa.binary())).view(pa.list_(pa.string()))
+    pq.write_table(pa.table({"a": column}), tmp_path / "x.parquet")
+    assert rows_of(tmp_path / "x.parquet", "parquet", ["a"]) == [(0, {"a": UNDECODABLE_LIST})]
+
+
+def test_a_date_that_python_cannot_hold_is_told_from_texts(tmp_path: Path) -> None:
+    dates = pa.array([0, -(2**60)], pa.int64()).cast(pa.timestamp("us"))
+    pq.write_table(pa.table({"a": ["x", "y"], "at": dates}), tmp_path / "x.parquet")
+    _, (number, values) = rows_of(tmp_path / "x.parquet", "parquet", ["a", "at"])
+    assert (number, values) == (1, {"a": "y", "at": Unreadable("timestamp[us]")})
+    assert str(Unreadable("timestamp[us]")) == "a timestamp[us] that Python cannot hold"
 
 
 def truncated_parquet() -> bytes:

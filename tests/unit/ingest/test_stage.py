@@ -353,6 +353,26 @@ def test_a_source_without_a_usable_row_is_named(corpus) -> None:
     assert not list((corpus.root / "artifacts").iterdir())
 
 
+def test_the_first_refused_rows_are_told_when_no_row_stays(corpus) -> None:
+    rows = [{"q": "", "p": "ответ"}, {"q": 5, "p": "ответ"}, {"q": "а", "p": "ответ"}] * 2
+    corpus.jsonl("bad", "retrieval", rows, query="q", positive="p")
+    told = (
+        "row 0 of bad.jsonl: empty, q is empty; row 1 of bad.jsonl: invalid, q is int '5', "
+        "expected a text; row 2 of bad.jsonl: too_short, q has 1 characters"
+    )
+    with pytest.raises(StageError, match=f"none of its 6 rows .* the first are {told}$"):
+        corpus.run()
+
+
+def test_labels_that_pandas_made_floats_are_whole_and_nulls_are_counted(corpus) -> None:
+    rows = [{"q": f"строка номер {n}", "l": [None, 1.0, 0.0][n % 3]} for n in range(9)]
+    corpus.jsonl("floats", "classification", rows, query="q", label="l")
+    metrics = corpus.run()["sources"]["floats"]
+    assert metrics["quarantined"] == {"invalid": 3}
+    labels = {row["label"] for row in corpus.table("examples") if row["source"] == "floats"}
+    assert labels == {"0", "1"}
+
+
 def test_a_missing_source_is_named_before_any_is_read(corpus) -> None:
     corpus.declare("gone", "gone.parquet", "parquet", "documents", text="text")
     with pytest.raises(StageError, match=r"source gone: nothing at corpus/gone\.parquet"):
