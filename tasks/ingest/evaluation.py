@@ -17,12 +17,8 @@ from tasks.contract.stage import StageError
 from tasks.ingest.locations import Location, benchmark_files, is_train_split
 from tasks.ingest.readers import Fault, read_rows
 
-MIN_REPETITION = 20
-"""A column whose values repeat so often on average holds names of classes, not texts."""
-
 _NO_TEXT = re.compile(
-    r"(.*[_-])?(ids?|labels?|lang|languages?|scores?|split|source|url|class|category)(_text)?",
-    re.IGNORECASE,
+    r"(.*[_-])?(ids?|labels?|lang|languages?|scores?|split|url)(_text)?", re.IGNORECASE
 )
 
 logger = logging.getLogger(__name__)
@@ -40,8 +36,10 @@ class Benchmark(NamedTuple):
 def read_benchmark(benchmark: str, endpoint_url: str | None) -> Benchmark:
     """Read all tasks below `benchmark`.
 
-    Texts are the strings, lists of strings included, of all configs. Columns with the name of an
-    identifier or a label are left out, and so are those whose values repeat 20 times on average.
+    Texts are the strings of all configs, those in lists and structs included. Only columns with
+    the name of an identifier or a label are left out: a query may repeat as often as a class does,
+    and the name of a class taken for a text costs a training row at most where it is the whole of
+    one.
 
     Raises:
         StageError: A file cannot be read, or a task has no text that is scored.
@@ -73,7 +71,7 @@ def _table(rows: list[tuple[str, str]]) -> pa.Table:
 
 
 def _file_texts(location: Location) -> list[str]:
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, dict[str, None]] = {}
     for row, values in read_rows(location, None):
         if isinstance(values, Fault):
             raise StageError(
@@ -81,20 +79,29 @@ def _file_texts(location: Location) -> list[str]:
                 "holds tables only: fetch the file again, or remove it"
             )
         for column, value in values.items():
-            if not _NO_TEXT.fullmatch(column):
-                columns.setdefault(column, []).extend(_strings(value))
-    return [text for column in columns.values() if _holds_texts(column) for text in column]
+            columns.setdefault(column, {}).update(dict.fromkeys(_strings(column, value)))
+    return [text for column in columns.values() for text in column]
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        text = normalise_text(value)
+def _strings(name: str, value: object) -> Iterator[str]:
+    """The texts in a value of the column or key `name`."""
+    if _NO_TEXT.fullmatch(name):
+        return
+    if isinstance(value, str | bytes):
+        # bytes are an image or a sound, unless they are a text
+        text = normalise_text(value if isinstance(value, str) else _text_of(value))
         if text:
             yield text
-    elif isinstance(value, list):
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(str(key), item)
+    elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strings(item)
+            yield from _strings(name, item)
 
 
-def _holds_texts(values: list[str]) -> bool:
-    return len(values) < MIN_REPETITION * len(set(values))
+def _text_of(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""

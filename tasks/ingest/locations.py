@@ -23,6 +23,7 @@ LAYOUTS = {
     ".json": "jsonl",
     ".csv": "csv",
     ".tsv": "csv",
+    ".arrow": "arrow",
 }
 NO_TABLES = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 """What the hub and `datasets` put beside tables."""
@@ -142,7 +143,7 @@ def _location(
             "it: rename the file"
         )
     if layout not in LAYOUTS.values():
-        layout = "arrow" if path.endswith(".arrow") else _layout(path) or ""
+        layout = _layout(path) or ""
     return Location(filesystem, path, name, layout, endpoint_url)
 
 

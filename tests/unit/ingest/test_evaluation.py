@@ -1,6 +1,7 @@
 """Which strings of the benchmark count as evaluation texts."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,11 +11,11 @@ from tasks.contract.stage import StageError
 from tasks.ingest.evaluation import Benchmark, read_benchmark
 
 
-def benchmark(root: Path, **columns: list[object]) -> Benchmark:
+def benchmark(root: Path, **columns: Any) -> Benchmark:
     return splits(root, {"test": columns})
 
 
-def splits(root: Path, tables: dict[str, dict[str, list[object]]]) -> Benchmark:
+def splits(root: Path, tables: dict[str, dict[str, Any]]) -> Benchmark:
     folder = root / "Task" / "default"
     folder.mkdir(parents=True)
     for split, columns in tables.items():
@@ -36,9 +37,33 @@ def test_identifiers_and_labels_are_no_texts(tmp_path: Path, column: str) -> Non
     assert found.evaluation["text"].to_pylist() == ["а"]
 
 
-def test_a_column_that_repeats_its_values_holds_classes(tmp_path: Path) -> None:
-    found = benchmark(tmp_path, text=[f"т{row}" for row in range(40)], topic=["спорт", "дом"] * 20)
-    assert found.evaluation["text"].to_pylist() == [f"т{row}" for row in range(40)]
+def test_queries_that_repeat_are_texts(tmp_path: Path) -> None:
+    """A reranking task has one row per query and document."""
+    found = benchmark(tmp_path, query=["первый", "второй"] * 20)
+    assert found.evaluation["text"].to_pylist() == ["первый", "второй"]
+
+
+@pytest.mark.parametrize("column", ["source", "target", "class", "category"])
+def test_a_column_of_any_other_name_holds_texts(tmp_path: Path, column: str) -> None:
+    assert benchmark(tmp_path, **{column: ["а"]}).evaluation["text"].to_pylist() == ["а"]
+
+
+def test_texts_in_structs_and_binary_columns_are_texts(tmp_path: Path) -> None:
+    rows = [{"ru": "а", "id": "не текст", "more": [{"body": "б"}]}]
+    found = benchmark(tmp_path, pair=rows, raw=["в".encode()], image=[b"\xff\xd8"])
+    assert found.evaluation["text"].to_pylist() == ["а", "б", "в"]
+
+
+def test_texts_in_maps_and_in_every_kind_of_table_are_texts(tmp_path: Path) -> None:
+    column = pa.array([[("ru", "а")]], pa.map_(pa.string(), pa.string()))
+    benchmark(tmp_path, translation=column)
+    folder = tmp_path / "Task" / "default"
+    (folder / "more.tsv").write_text("text\tn\nб\t1\n", encoding="utf-8")
+    table = pa.table({"text": ["в"]})
+    with pa.ipc.new_stream(folder / "last.arrow", table.schema) as stream:
+        stream.write_table(table)
+    found = read_benchmark(str(tmp_path), None).evaluation["text"].to_pylist()
+    assert {"а", "б", "в"} <= set(found)
 
 
 def test_a_text_of_a_task_stands_once(tmp_path: Path) -> None:
@@ -67,3 +92,12 @@ def test_a_broken_line_of_the_benchmark_stops_the_run(tmp_path: Path) -> None:
     (tmp_path / "Task" / "test.jsonl").write_text('{"text": "а"}\n{"text"\n', encoding="utf-8")
     with pytest.raises(StageError, match=r"row 1 of Task/test\.jsonl"):
         read_benchmark(str(tmp_path), None)
+
+
+def test_the_queries_of_a_reranking_task_stay_out_of_the_training(corpus, words: list[str]) -> None:
+    query = "кто первым поднялся на эту гору зимой"
+    corpus.evaluate("Rerank", {"query": [query] * 20, "source": [" ".join(words[::-1])] * 20})
+    rows = [{"q": query, "p": "ответ"}, {"q": "иное", "p": f"Итак, {' '.join(words[::-1])}"}]
+    corpus.jsonl("leaky", "retrieval", [*rows, {"q": "кот", "p": "пёс"}], query="q", positive="p")
+    corpus.run()
+    assert corpus.refused("leaky") == [(0, "evaluation_overlap"), (1, "evaluation_overlap")]

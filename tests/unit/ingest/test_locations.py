@@ -63,7 +63,9 @@ def test_a_folder_whose_name_looks_like_a_glob_is_no_pattern(
 
 def test_a_file_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     touch(tmp_path, os.fsdecode(b"a\xff.jsonl"))
-    with pytest.raises(StageError, match=r"file name b'.*a\\xff\.jsonl' is not valid UTF-8.*rename"):
+    with pytest.raises(
+        StageError, match=r"file name b'.*a\\xff\.jsonl' is not valid UTF-8.*rename"
+    ):
         names(tmp_path, "*.jsonl")
 
 
