@@ -43,7 +43,9 @@ def ingest(params: Params) -> None:
     with atomic_folder(ARTIFACTS / "ingest") as folder:
         spool = folder / "spool"
         spool.mkdir()
-        evaluation, train = read_benchmark(params.data.benchmark, params.store.endpoint_url)
+        evaluation, train = read_benchmark(
+            params.data.benchmark, params.store.endpoint_url, params.ingest.overlap
+        )
         quarantine = Quarantine(spool / "quarantine.arrow")
         admitted = _admit_sources(params, evaluation, quarantine, spool)
         splits = split_sources(admitted, params.ingest.development_fraction)

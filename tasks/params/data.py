@@ -116,6 +116,11 @@ class Source(Section):
         return self
 
 
+Overlap = Literal["everything", "judged", "queries"]
+"""Texts of an evaluation task that training must not hold: all; its queries and the documents in
+its qrels; or its queries alone."""
+
+
 class Ingest(Section):
     """Section ingest."""
 
@@ -129,6 +134,14 @@ class Ingest(Section):
     """Longer ones as well."""
     overlap_words: PositiveInt
     """A shared run of this many words with an evaluation text removes a row (13 in the field)."""
+    overlap: dict[str, Overlap]
+    """Texts that are compared, per evaluation task; everything where a task is not listed.
+
+    A task made of one's own knowledge base shares its documents with the training: `judged` or
+    `queries` leaves them there.
+    """
+    max_overlap_share: Share
+    """Share of the rows of a source that evaluation texts may remove."""
     class_negatives: PositiveInt
     """Examples of other classes given to each classification and clustering row."""
     development_fraction: Fraction

@@ -14,6 +14,8 @@ languages: [ru]
 min_characters: 2
 max_characters: 10
 overlap_words: 13
+overlap: {}
+max_overlap_share: 0.5
 class_negatives: 2
 development_fraction: 0.1
 shard_rows: 10
