@@ -62,7 +62,9 @@ def ingest(params: Params) -> None:
         }
         for name, table in tables.items():
             write_table(table, folder / name, shard_rows=params.ingest.shard_rows)
-        write_json(folder / "metrics.json", _metrics(counts, quarantine, tables))
+        metrics = _metrics(counts, quarantine, tables)
+        metrics["limits"] = params.ingest.model_dump(include={"min_characters", "max_characters"})
+        write_json(folder / "metrics.json", metrics)
         shutil.rmtree(spool)
 
 

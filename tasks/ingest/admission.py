@@ -100,11 +100,22 @@ class Admission:
         counts = dict(sorted(self._quarantine.counts[name].items()))
         message = "source %s: %d rows read, %d admitted, refused %s, %.1f s, %.0f rows/s"
         logger.info(message, name, rows_read, len(table), counts, seconds, rows_read / seconds)
+        self._warn_of_long_texts(name, rows_read)
         self._check_overlap(name, rows_read)
         if not len(table):
             refused = self._quarantine.told(name)
             raise StageError(f"source {name}: none of its {rows_read} rows can be used: {refused}")
         return Admitted(name, source, rows_read, table)
+
+    def _warn_of_long_texts(self, name: str, rows_read: int) -> None:
+        too_long = self._quarantine.counts[name]["too_long"]
+        if too_long:
+            message = (
+                "source %s: %d of %d rows hold a text longer than ingest.max_characters %d and are "
+                "refused whole, not cut: raise it (the model reads the first max_length_tokens "
+                "alone), or split the texts"
+            )
+            logger.warning(message, name, too_long, rows_read, self._limits.max_characters)
 
     def _check_overlap(self, name: str, rows_read: int) -> None:
         tasks = self._overlapping[name]

@@ -109,9 +109,11 @@ class RowParser:
         if not text:
             raise RowRefusedError("empty", f"{column} is empty")
         if len(text) < (min_characters or self.limits.min_characters):
-            raise RowRefusedError("too_short", f"{column} has {len(text)} characters")
+            detail = f"{column} has {len(text)} characters, fewer than ingest.min_characters"
+            raise RowRefusedError("too_short", f"{detail} {self.limits.min_characters}")
         if len(text) > self.limits.max_characters:
-            raise RowRefusedError("too_long", f"{column} has {len(text)} characters")
+            detail = f"{column} has {len(text)} characters, more than ingest.max_characters"
+            raise RowRefusedError("too_long", f"{detail} {self.limits.max_characters}")
         return text
 
     def _labels(self, values: Values) -> list[str]:

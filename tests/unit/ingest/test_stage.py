@@ -82,6 +82,17 @@ def test_of_a_long_refused_text_500_characters_are_kept(corpus) -> None:
     corpus.run()
     row = next(row for row in corpus.table("quarantine") if row["source"] == "long")
     assert (row["reason"], len(row["content"])) == ("too_long", 500)
+    assert row["detail"] == "q has 30000 characters, more than ingest.max_characters 20000"
+
+
+def test_long_texts_are_told_with_their_limit(corpus, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"text": "а" * 30_000}, {"text": "б" * 30_000}, {"text": "короткий"}]
+    corpus.jsonl("long", "documents", rows, text="text")
+    metrics = corpus.run()
+    assert metrics["limits"] == {"min_characters": 2, "max_characters": 20000}
+    told = "source long: 2 of 3 rows hold a text longer than ingest.max_characters 20000"
+    (record,) = (record for record in caplog.records if told in record.getMessage())
+    assert record.levelname == "WARNING"
 
 
 @pytest.mark.parametrize("column", ["q", "p", "n"])
@@ -358,7 +369,8 @@ def test_the_first_refused_rows_are_told_when_no_row_stays(corpus) -> None:
     corpus.jsonl("bad", "retrieval", rows, query="q", positive="p")
     told = (
         "row 0 of bad.jsonl: empty, q is empty; row 1 of bad.jsonl: invalid, q is int '5', "
-        "expected a text; row 2 of bad.jsonl: too_short, q has 1 characters"
+        "expected a text; row 2 of bad.jsonl: too_short, q has 1 characters, "
+        "fewer than ingest.min_characters 2"
     )
     with pytest.raises(StageError, match=f"none of its 6 rows .* the first are {told}$"):
         corpus.run()
