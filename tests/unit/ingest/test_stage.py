@@ -456,3 +456,28 @@ def test_a_declared_encoding_and_separator_are_used(corpus) -> None:
     corpus.run()
     rows = [row for row in corpus.table("examples") if row["source"] == "short"]
     assert [(row["query"], row["positives"]) for row in rows] == [("вопрос", ["ответ"])]
+
+
+def test_an_odd_text_is_kept_or_refused_with_a_reason(corpus) -> None:
+    odd = {
+        "   \t \n": "empty",
+        "1": "too_short",
+        "а" * 100_000: "too_long",
+        "\u200b\ufeff\u202e": "empty",
+        "😀👍🏽👨\u200d👩\u200d👧": "😀👍🏽👨\u200d👩\u200d👧",
+        "с \x00 нулём": "с нулём",
+        "одинокий \ud83d суррогат": "одинокий суррогат",
+        "нуль\u200bширинный": "нуль ширинный",
+        "\u202eперевёрнутый": "перевёрнутый",
+        "שלום עולם": "שלום עולם",
+        "\ufeffметка": "метка",
+        "U+2028\u2028строка": "U+2028\nстрока",
+        "???!!!": "???!!!",
+    }
+    rows = [{"q": text, "p": f"ответ номер {n}"} for n, text in enumerate(odd)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    corpus.raw("odd", "retrieval", "jsonl", lines.encode(), query="q", positive="p")
+    corpus.run()
+    kept = {r["positives"][0]: r["query"] for r in corpus.table("examples") if r["source"] == "odd"}
+    found = dict(corpus.refused("odd")) | {int(p.split()[-1]): q for p, q in kept.items()}
+    assert [found[number] for number in range(len(odd))] == list(odd.values())
