@@ -59,7 +59,7 @@ MANIFEST = "manifest.json"
 # Whitespace controls are left to the whitespace step, the joiners U+200C and U+200D to the emoji
 # and scripts that need them; lone surrogates cannot be stored as UTF-8.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff]+"
 )
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
@@ -165,11 +165,12 @@ def text_id(*parts: str) -> str:
 def normalise_text(text: str) -> str:
     """The form in which every text is stored; applying it twice changes nothing.
 
-    Unicode NFC; invisible characters and lone surrogates removed; a run of spaces and tabs becomes
-    one space, a run that holds a line break one line feed; no whitespace at either end.
+    Unicode NFC; invisible characters and lone surrogates removed; a run of spaces, of no width
+    too, and tabs becomes one space, a run that holds a line break one line feed; no whitespace at
+    either end.
     """
     if not text.isprintable():
-        text = _INVISIBLE.sub("", text)
+        text = _INVISIBLE.sub("", text).replace("\u200b", " ")
     lines = unicodedata.normalize("NFC", text).splitlines()
     return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))
 

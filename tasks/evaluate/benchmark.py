@@ -76,6 +76,14 @@ def _configs(folder: Path) -> list[str]:
             f"{folder} is no data set: expected README.md with `configs` and "
             f"<config>/<split>.parquet"
         ) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        infos = folder / "dataset_infos.json"
+        if not infos.exists():
+            raise
+        raise StageError(
+            f"{infos} does not describe a data set ({error}): remove it, README.md with `configs` "
+            "is enough"
+        ) from error
 
 
 def _languages_present(official: AbsTask, folder: Path) -> object:

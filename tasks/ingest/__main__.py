@@ -43,7 +43,9 @@ def ingest(params: Params) -> None:
     with atomic_folder(ARTIFACTS / "ingest") as folder:
         spool = folder / "spool"
         spool.mkdir()
-        evaluation, train = read_benchmark(params.data.benchmark, params.store.endpoint_url)
+        evaluation, train = read_benchmark(
+            params.data.benchmark, params.store.endpoint_url, params.ingest.overlap
+        )
         quarantine = Quarantine(spool / "quarantine.arrow")
         admitted = _admit_sources(params, evaluation, quarantine, spool)
         splits = split_sources(admitted, params.ingest.development_fraction)
@@ -60,7 +62,9 @@ def ingest(params: Params) -> None:
         }
         for name, table in tables.items():
             write_table(table, folder / name, shard_rows=params.ingest.shard_rows)
-        write_json(folder / "metrics.json", _metrics(counts, quarantine, tables))
+        metrics = _metrics(counts, quarantine, tables)
+        metrics["limits"] = params.ingest.model_dump(include={"min_characters", "max_characters"})
+        write_json(folder / "metrics.json", metrics)
         shutil.rmtree(spool)
 
 

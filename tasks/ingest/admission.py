@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from tasks.ingest.duplicates import Duplicates
 from tasks.ingest.fingerprint import Fingerprint, fingerprint
 from tasks.ingest.language import LanguageDetector
 from tasks.ingest.locations import Location
-from tasks.ingest.overlap import OverlapIndex
+from tasks.ingest.overlap import Match, OverlapIndex
 from tasks.ingest.quarantine import Place, Quarantine
 from tasks.ingest.readers import BATCH_ROWS, Fault, Row, read_rows
 from tasks.ingest.spool import Spool
@@ -67,6 +68,7 @@ class Admission:
         self._overlap = overlap
         self._quarantine = quarantine
         self._duplicates = Duplicates()
+        self._overlapping: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def admit(self, name: str, source: Source, files: list[Location], spool: Path) -> Admitted:
         """Read all files of a source.
@@ -78,7 +80,8 @@ class Admission:
             spool: File to keep the candidates in.
 
         Raises:
-            StageError: A file cannot be read, or no row of the source may stay.
+            StageError: A file cannot be read, no row of the source may stay, or evaluation texts
+                removed more than max_overlap_share of them.
         """
         started = time.monotonic()
         parser = RowParser(source, self._limits)
@@ -97,9 +100,34 @@ class Admission:
         counts = dict(sorted(self._quarantine.counts[name].items()))
         message = "source %s: %d rows read, %d admitted, refused %s, %.1f s, %.0f rows/s"
         logger.info(message, name, rows_read, len(table), counts, seconds, rows_read / seconds)
+        self._warn_of_long_texts(name, rows_read)
+        self._check_overlap(name, rows_read)
         if not len(table):
-            raise StageError(f"source {name}: none of its {rows_read} rows can be used: {counts}")
+            refused = self._quarantine.told(name)
+            raise StageError(f"source {name}: none of its {rows_read} rows can be used: {refused}")
         return Admitted(name, source, rows_read, table)
+
+    def _warn_of_long_texts(self, name: str, rows_read: int) -> None:
+        too_long = self._quarantine.counts[name]["too_long"]
+        if too_long:
+            message = (
+                "source %s: %d of %d rows hold a text longer than ingest.max_characters %d and are "
+                "refused whole, not cut: raise it (the model reads the first max_length_tokens "
+                "alone), or split the texts"
+            )
+            logger.warning(message, name, too_long, rows_read, self._limits.max_characters)
+
+    def _check_overlap(self, name: str, rows_read: int) -> None:
+        tasks = self._overlapping[name]
+        lost = sum(tasks.values())
+        if lost > self._limits.max_overlap_share * rows_read:
+            raise StageError(
+                f"source {name}: {lost} of its {rows_read} rows hold evaluation texts (by task: "
+                f"{dict(tasks.most_common())}), more than ingest.max_overlap_share "
+                f"{self._limits.max_overlap_share}: if a task is made of the same documents, set "
+                f"ingest.overlap to {{{tasks.most_common(1)[0][0]}: judged}} or to queries, which "
+                "leaves its other documents in the training; else train on another source"
+            )
 
     @cached_property
     def _detector(self) -> LanguageDetector:
@@ -120,7 +148,7 @@ class Admission:
             own = [print_ for print_, _ in found]
             try:
                 lang = self._lang(candidate, parser.source)
-                _refuse_overlap(answer for _, answer in found)
+                self._refuse_overlap((answer for _, answer in found), place.source)
                 self._refuse_duplicate(candidate, parser.source.task, place.source, own)
             except RowRefusedError as error:
                 self._refuse(place._replace(row=candidate.row), error, candidate.texts)
@@ -160,15 +188,15 @@ class Admission:
             pair = prints[: 1 + len(candidate.positives)]
             self._duplicates.check_pair(candidate, task, pair)
 
+    def _refuse_overlap(self, answers: Iterable[Match | None], source: str) -> None:
+        for match in answers:
+            if match is not None:
+                self._overlapping[source][match.task] += 1
+                raise RowRefusedError("evaluation_overlap", str(match))
+
     def _refuse(self, place: Place, error: RowRefusedError, texts: Iterable[object]) -> None:
         content = " | ".join(str(text) for text in texts if text is not None)
         self._quarantine.add(place, error.reason, error.detail, content)
-
-
-def _refuse_overlap(answers: Iterable[str | None]) -> None:
-    for answer in answers:
-        if answer is not None:
-            raise RowRefusedError("evaluation_overlap", answer)
 
 
 def _admitted_row(

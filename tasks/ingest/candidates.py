@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from tasks.contract.records import CLASS_TASKS, normalise_text
-from tasks.ingest.readers import Values
+from tasks.ingest.readers import Unreadable, Values
 from tasks.params.data import Ingest, Source
 
 _SAME_TEXT_TASKS = {"retrieval", "nli", "bitext"}
@@ -96,26 +96,31 @@ class RowParser:
 
     def _optional(self, value: object, column: str) -> str:
         """The text, empty where there is none; only its greatest length is checked."""
+        value = _decoded(value, column)
         if value is None or (isinstance(value, str) and not normalise_text(value)):
             return ""
         return self._checked(value, column, min_characters=1)
 
     def _checked(self, value: object, column: str, min_characters: int | None = None) -> str:
-        if isinstance(value, bytes):
-            raise RowRefusedError("invalid_utf8", f"{column} is not valid UTF-8")
+        value = _decoded(value, column)
         if not isinstance(value, str):
             raise RowRefusedError("invalid", f"{column} is {_kind(value)}, expected a text")
         text = normalise_text(value)
         if not text:
             raise RowRefusedError("empty", f"{column} is empty")
         if len(text) < (min_characters or self.limits.min_characters):
-            raise RowRefusedError("too_short", f"{column} has {len(text)} characters")
+            detail = f"{column} has {len(text)} characters, fewer than ingest.min_characters"
+            raise RowRefusedError("too_short", f"{detail} {self.limits.min_characters}")
         if len(text) > self.limits.max_characters:
-            raise RowRefusedError("too_long", f"{column} has {len(text)} characters")
+            detail = f"{column} has {len(text)} characters, more than ingest.max_characters"
+            raise RowRefusedError("too_long", f"{detail} {self.limits.max_characters}")
         return text
 
     def _labels(self, values: Values) -> list[str]:
-        """The labels sorted, each once; numbers count as their decimal form."""
+        """The labels sorted, each once; numbers count as their decimal form.
+
+        A whole number stored as 1.0 is the label 1: a column with nulls comes so from pandas.
+        """
         column = self.source.fields.label
         if column is None:
             return []
@@ -123,8 +128,11 @@ class RowParser:
         items = given if isinstance(given, list) else [given]
         labels: set[str] = set()
         for item in items:
-            if isinstance(item, bool | int | str):
-                text = normalise_text(str(item))
+            label = _decoded(item, column)
+            if isinstance(label, float) and label.is_integer():
+                label = int(label)
+            if isinstance(label, bool | int | str):
+                text = normalise_text(str(label))
                 separator = self.source.label_separator
                 labels.update(text.split(separator) if separator else [text])
             else:
@@ -151,6 +159,16 @@ class RowParser:
         return (score - low) / (high - low)
 
 
+def _decoded(value: object, column: str) -> object:
+    """A text of a binary column as a text, anything else as it is."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RowRefusedError("invalid_utf8", f"{column} is not valid UTF-8") from None
+
+
 def _refuse_degenerate(candidate: Candidate, task: str) -> None:
     if task in _SAME_TEXT_TASKS and candidate.query in candidate.positives:
         raise RowRefusedError("same_text", "query and positive are the same text")
@@ -159,4 +177,6 @@ def _refuse_degenerate(candidate: Candidate, task: str) -> None:
 
 
 def _kind(value: object) -> str:
+    if isinstance(value, Unreadable):
+        return str(value)
     return "null" if value is None else f"{type(value).__name__} {str(value)[:50]!r}"

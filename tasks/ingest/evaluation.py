@@ -14,15 +14,13 @@ import pyarrow as pa
 
 from tasks.contract.records import EVALUATION_SCHEMA, normalise_text
 from tasks.contract.stage import StageError
+from tasks.ingest.judgements import Judgements
 from tasks.ingest.locations import Location, benchmark_files, is_train_split
 from tasks.ingest.readers import Fault, read_rows
-
-MIN_REPETITION = 20
-"""A column whose values repeat so often on average holds names of classes, not texts."""
+from tasks.params.data import Overlap
 
 _NO_TEXT = re.compile(
-    r"(.*[_-])?(ids?|labels?|lang|languages?|scores?|split|source|url|class|category)(_text)?",
-    re.IGNORECASE,
+    r"(.*[_-])?(ids?|labels?|lang|languages?|scores?|split|url)(_text)?", re.IGNORECASE
 )
 
 logger = logging.getLogger(__name__)
@@ -37,34 +35,49 @@ class Benchmark(NamedTuple):
     """Distinct texts of the train splits of tasks that have others."""
 
 
-def read_benchmark(benchmark: str, endpoint_url: str | None) -> Benchmark:
-    """Read all tasks below `benchmark`.
+def read_benchmark(
+    benchmark: str, endpoint_url: str | None, overlap: dict[str, Overlap]
+) -> Benchmark:
+    """Read all tasks below `benchmark`; `overlap` tells which texts of a task count.
 
-    Texts are the strings, lists of strings included, of all configs. Columns with the name of an
-    identifier or a label are left out, and so are those whose values repeat 20 times on average.
+    Texts are the strings of all configs, those in lists and structs included. Only columns with
+    the name of an identifier or a label are left out: a query may repeat as often as a class does,
+    and the name of a class taken for a text costs a training row at most where it is the whole of
+    one.
 
     Raises:
-        StageError: A file cannot be read, or a task has no text that is scored.
+        StageError: A file cannot be read, a task has no text that is scored, or `overlap` names
+            no task.
     """
+    tasks = benchmark_files(benchmark, endpoint_url)
+    unknown = sorted(set(overlap) - set(tasks))
+    if unknown:
+        raise StageError(
+            f"ingest.overlap names {unknown}, but data.benchmark {benchmark} holds {sorted(tasks)}:"
+            " correct the names"
+        )
     evaluation: list[tuple[str, str]] = []
     train: list[tuple[str, str]] = []
-    for task, files in benchmark_files(benchmark, endpoint_url).items():
+    for task, files in tasks.items():
         scored = [file for file in files if not is_train_split(file.name)] or files
-        found = _texts(scored)
+        judgements = Judgements(task, scored, overlap.get(task, "everything"))
+        found = _texts(scored, judgements)
+        judgements.warn()
         if not found:
             raise StageError(
                 f"data.benchmark {benchmark}: task {task} has no column of texts; training rows "
                 "cannot be compared with it"
             )
         evaluation += [(task, text) for text in found]
-        train += [(task, text) for text in _texts([file for file in files if file not in scored])]
+        rest = [file for file in files if file not in scored]
+        train += [(task, text) for text in _texts(rest, Judgements(task, rest, "everything"))]
     message = "%d texts of evaluation tasks, %d of their train splits"
     logger.info(message, len(evaluation), len(train))
     return Benchmark(_table(evaluation), _table(train))
 
 
-def _texts(files: list[Location]) -> list[str]:
-    return list(dict.fromkeys(text for file in files for text in _file_texts(file)))
+def _texts(files: list[Location], judgements: Judgements) -> list[str]:
+    return list(dict.fromkeys(text for file in files for text in _file_texts(file, judgements)))
 
 
 def _table(rows: list[tuple[str, str]]) -> pa.Table:
@@ -72,26 +85,40 @@ def _table(rows: list[tuple[str, str]]) -> pa.Table:
     return pa.table(columns, schema=EVALUATION_SCHEMA)
 
 
-def _file_texts(location: Location) -> list[str]:
-    columns: dict[str, list[str]] = {}
+def _file_texts(location: Location, judgements: Judgements) -> list[str]:
+    columns: dict[str, dict[str, None]] = {}
     for row, values in read_rows(location, None):
         if isinstance(values, Fault):
-            raise StageError(f"data.benchmark: row {row} of {location.name}: {values.detail}")
+            raise StageError(
+                f"data.benchmark: row {row} of {location.name}: {values.detail}; a task folder "
+                "holds tables only: fetch the file again, or remove it"
+            )
+        if not judgements.is_compared(location.name, row, values):
+            continue
         for column, value in values.items():
-            if not _NO_TEXT.fullmatch(column):
-                columns.setdefault(column, []).extend(_strings(value))
-    return [text for column in columns.values() if _holds_texts(column) for text in column]
+            columns.setdefault(column, {}).update(dict.fromkeys(_strings(column, value)))
+    return [text for column in columns.values() for text in column]
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        text = normalise_text(value)
+def _strings(name: str, value: object) -> Iterator[str]:
+    """The texts in a value of the column or key `name`."""
+    if _NO_TEXT.fullmatch(name):
+        return
+    if isinstance(value, str | bytes):
+        # bytes are an image or a sound, unless they are a text
+        text = normalise_text(value if isinstance(value, str) else _text_of(value))
         if text:
             yield text
-    elif isinstance(value, list):
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(str(key), item)
+    elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strings(item)
+            yield from _strings(name, item)
 
 
-def _holds_texts(values: list[str]) -> bool:
-    return len(values) < MIN_REPETITION * len(set(values))
+def _text_of(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""

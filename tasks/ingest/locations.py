@@ -1,20 +1,32 @@
 """The files of a source or of the benchmark: path, glob or `datasets` folder, local or on S3."""
 
+import glob
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import IO
 
 import fsspec
 
 from tasks.contract.stage import StageError
+from tasks.ingest.dialects import SEEN, Dialect, is_undecoded
 from tasks.params.data import Source
 from tasks.store.storage import open_filesystem, storage_errors
 
-LAYOUTS = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}
+LAYOUTS = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".arrow": "arrow",
+}
+NO_TABLES = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
+"""What the hub and `datasets` put beside tables."""
 COMPRESSIONS = (".gz", ".bz2", ".xz")
 
 _GLOB = re.compile(r"[*?\[]")
@@ -31,8 +43,10 @@ class Location:
     name: str
     """Path relative to the folder it was declared under: the same on every machine."""
     layout: str
-    """How to read it: a key of `readers.READERS`."""
+    """How to read it: a key of `readers.READERS` or `readers.TEXT_READERS`."""
     endpoint_url: str | None
+    dialect: Dialect = SEEN
+    """What is declared of its text."""
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -64,10 +78,9 @@ def source_files(
     url = f"{corpus.rstrip('/')}/{source.path}" if is_relative else source.path
     with storage_errors(url, endpoint_url):
         filesystem, full = open_filesystem(url, endpoint_url)
-        root = (
-            PurePosixPath(str(filesystem._strip_protocol(corpus))) if is_relative else _fixed(full)
-        )
-        paths = _matching(filesystem, full)
+        fixed = _fixed(filesystem, full)
+        root = PurePosixPath(str(filesystem._strip_protocol(corpus))) if is_relative else fixed
+        paths = _matching(filesystem, full, fixed)
         if not paths:
             raise StageError(f"source {name}: nothing at {url}: correct its path")
         if source.format == "datasets":
@@ -78,7 +91,9 @@ def source_files(
             f"source {name}: {folders[0]} is a folder; format {source.format} needs a file or a "
             "glob such as folder/*, or use format: datasets"
         )
-    return [_location(filesystem, path, root, source.format, endpoint_url) for path in paths]
+    dialect = Dialect(source.encoding, source.separator)
+    found = [_location(filesystem, path, root, source.format, endpoint_url) for path in paths]
+    return [replace(location, dialect=dialect) for location in found]
 
 
 def benchmark_files(benchmark: str, endpoint_url: str | None) -> dict[str, list[Location]]:
@@ -97,7 +112,7 @@ def benchmark_files(benchmark: str, endpoint_url: str | None) -> dict[str, list[
         if is_beside_tasks or any(part.startswith(".") for part in parts):
             continue
         files = tasks.setdefault(parts[0], [])
-        if _layout(path) is not None:
+        if _layout(path) is not None and parts[-1] not in NO_TABLES:
             files.append(_location(filesystem, path, PurePosixPath(root), "", endpoint_url))
     empty = sorted(task for task, files in tasks.items() if not files)
     if not tasks or empty:
@@ -122,8 +137,13 @@ def _location(
     endpoint_url: str | None,
 ) -> Location:
     name = str(PurePosixPath(path).relative_to(root))
+    if is_undecoded(name):
+        raise StageError(
+            f"the file name {os.fsencode(path)!r} is not valid UTF-8, so no row can be named by "
+            "it: rename the file"
+        )
     if layout not in LAYOUTS.values():
-        layout = "arrow" if path.endswith(".arrow") else _layout(path) or ""
+        layout = _layout(path) or ""
     return Location(filesystem, path, name, layout, endpoint_url)
 
 
@@ -132,17 +152,26 @@ def _layout(path: str) -> str | None:
     return LAYOUTS.get(suffixes[-1]) if suffixes else None
 
 
-def _fixed(full: str) -> PurePosixPath:
-    """The folder above the first part that is a pattern, or above the file."""
-    parts = PurePosixPath(full).parts
-    patterns = [number for number, part in enumerate(parts) if _GLOB.search(part)]
-    return PurePosixPath(*parts[: min([*patterns, len(parts) - 1])])
+def _fixed(filesystem: fsspec.AbstractFileSystem, full: str) -> PurePosixPath:
+    """The folder above the first part that is a pattern, or above the file.
+
+    A part that looks like a pattern but exists under that very name is none.
+    """
+    path = PurePosixPath(full)
+    for above in reversed(path.parents):
+        if _GLOB.search(above.name) and not filesystem.exists(str(above)):
+            return above.parent
+    return path.parent
 
 
-def _matching(filesystem: fsspec.AbstractFileSystem, full: str) -> list[str]:
+def _matching(filesystem: fsspec.AbstractFileSystem, full: str, fixed: PurePosixPath) -> list[str]:
     if filesystem.exists(full):
         return [full]
-    return sorted(str(path) for path in filesystem.glob(full)) if _GLOB.search(full) else []
+    pattern = str(PurePosixPath(full).relative_to(fixed))
+    if not _GLOB.search(pattern):
+        return []
+    found = filesystem.glob(f"{glob.escape(str(fixed))}/{pattern}")
+    return sorted(str(path) for path in found)
 
 
 def _dataset_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:

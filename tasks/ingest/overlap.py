@@ -6,6 +6,7 @@ run of words with one (13 in GPT-3, arXiv:2005.14165, appendix C). One false ala
 """
 
 from itertools import chain, repeat
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -17,6 +18,16 @@ MIN_EQUAL_WORDS = 3
 MIN_EQUAL_CHARACTERS = 12
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _UNKNOWN = 0
+
+
+class Match(NamedTuple):
+    """The evaluation task a text overlaps, and by what."""
+
+    task: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.what}"
 
 
 class OverlapIndex:
@@ -49,17 +60,17 @@ class OverlapIndex:
         ends = np.cumsum(lengths)
         self._window_texts = np.searchsorted(ends, starts[first], side="right")
 
-    def find(self, fingerprints: list[Fingerprint]) -> list[str | None]:
-        """For each text None, or the evaluation task it overlaps and by what."""
+    def find(self, fingerprints: list[Fingerprint]) -> list[Match | None]:
+        """For each text None, or what it overlaps."""
         answers = self._shared_windows(fingerprints)
         for number, print_ in enumerate(fingerprints):
             text = self._equal.get(print_.key)
             if text is not None:
-                answers[number] = f"{self._tasks[text]}: the whole text"
+                answers[number] = Match(self._tasks[text], "the whole text")
         return answers
 
-    def _shared_windows(self, fingerprints: list[Fingerprint]) -> list[str | None]:
-        answers: list[str | None] = [None] * len(fingerprints)
+    def _shared_windows(self, fingerprints: list[Fingerprint]) -> list[Match | None]:
+        answers: list[Match | None] = [None] * len(fingerprints)
         words = [print_.words for print_ in fingerprints]
         # One unknown word after each text, so that no window spans two.
         lengths = np.array([len(text) + 1 for text in words], dtype=np.int64)
@@ -86,7 +97,7 @@ class OverlapIndex:
             start = int(starts[hit] - (ends[number] - lengths[number]))
             run = " ".join(words[number][start : start + self._window_words])
             task = self._tasks[int(self._window_texts[places[hit]])]
-            answers[number] = f"{task}: {self._window_words} words: {run}"
+            answers[number] = Match(task, f"{self._window_words} words: {run}")
         return answers
 
     def _learn(self, words: list[str]) -> NDArray[np.int32]:

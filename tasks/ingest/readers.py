@@ -1,4 +1,4 @@
-"""Rows of one file, in file order, whatever its format: Parquet, JSONL, CSV or Arrow.
+"""Rows of one file, in file order, whatever its format: Parquet, JSONL, JSON, CSV or Arrow.
 
 A file that cannot be read as a whole raises StageError. A single row that cannot be read comes out
 as a Fault with its reason, and reading goes on.
@@ -6,6 +6,7 @@ as a Fault with its reason, and reading goes on.
 
 import csv
 import json
+import logging
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,12 +16,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.contract.stage import StageError
+from tasks.ingest.dialects import (
+    EncodingError,
+    Text,
+    is_undecoded,
+    open_text,
+    seen_separator,
+)
+from tasks.ingest.json_array import array_items, is_array
 from tasks.ingest.locations import Location
 
 BATCH_ROWS = 1024
 
+logger = logging.getLogger(__name__)
+
 Values = dict[str, object]
 """The wanted columns of one row; undecodable text of a binary format stays bytes."""
+UNDECODABLE_LIST = b"\xff"
+"""Stands for a list with such a text, and is no valid UTF-8 either."""
+
+
+class Unreadable(NamedTuple):
+    """Stands for a value that Python cannot hold, such as a date of the year 0."""
+
+    type: str
+
+    def __str__(self) -> str:
+        return f"a {self.type} that Python cannot hold"
 
 
 class Fault(NamedTuple):
@@ -36,13 +58,15 @@ Row = tuple[int, Values | Fault]
 Columns = list[str] | None
 """The columns to return; None returns all."""
 Reader = Callable[[IO[bytes], Columns], Iterator[Row]]
+TextReader = Callable[[Text, Columns, str | None], Iterator[Row]]
+"""Reads decoded text; the last argument is the declared separator of the columns."""
 
 
 class ColumnsMissingError(ValueError):
     """The file has no column of a name that params.yaml maps; carries the names it has."""
 
-    def __init__(self, missing: list[str], found: list[str]) -> None:
-        super().__init__(f"has no columns {missing}; found {found}")
+    def __init__(self, missing: list[str], found: list[str], how: str = "") -> None:
+        super().__init__(f"has no columns {missing}; found {found}{how}")
 
 
 def read_rows(location: Location, columns: Columns) -> Iterator[Row]:
@@ -58,12 +82,19 @@ def read_rows(location: Location, columns: Columns) -> Iterator[Row]:
     rows = 0
     try:
         with location.open() as file:
-            for row in READERS[location.layout](file, columns):
+            for row in _rows(location, file, columns):
                 rows += 1
                 yield row
     except ColumnsMissingError as error:
         raise StageError(
             f"{location.path} {error}: correct `fields` of its source in params.yaml"
+        ) from None
+    except EncodingError as error:
+        raise StageError(f"{location.path} {error}") from None
+    except UnicodeError as error:
+        raise StageError(
+            f"{location.path} is not in the encoding taken for it ({error}): correct `encoding` "
+            "of its source, or fetch the file again"
         ) from None
     except (pa.ArrowException, csv.Error, EOFError, OSError, zlib.error) as error:
         # An errno comes from the system, not from what the file holds.
@@ -96,15 +127,15 @@ def read_arrow(file: IO[bytes], columns: Columns) -> Iterator[Row]:
     yield from _batch_rows(slices, wanted)
 
 
-def read_jsonl(file: IO[bytes], columns: Columns) -> Iterator[Row]:
-    r"""One JSON object per line; only \n ends a line (U+2028 is text), blank lines are no rows."""
+def read_json(text: Text, columns: Columns, _separator: str | None = None) -> Iterator[Row]:
+    r"""One JSON object per line, or the objects of one JSON array.
+
+    Only \n ends a line (U+2028 is text), blank lines are no rows.
+    """
     found: set[str] = set()
     parsed = 0
     number = -1
-    for number, line in enumerate(file):
-        if not line.strip():
-            continue
-        values = _json_values(line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line)
+    for number, values in _json_rows(text):
         if isinstance(values, dict):
             parsed += 1
             found.update(values)
@@ -117,37 +148,43 @@ def read_jsonl(file: IO[bytes], columns: Columns) -> Iterator[Row]:
         _wanted(columns, sorted(found))
 
 
-def read_csv(file: IO[bytes], columns: Columns) -> Iterator[Row]:
-    """Rows of a comma-separated file whose first line names the columns."""
+def read_csv(text: Text, columns: Columns, separator: str | None = None) -> Iterator[Row]:
+    """Rows of a file whose first line names the columns."""
     csv.field_size_limit(sys.maxsize)
-    # Undecodable bytes become lone surrogates, which tell their row below.
-    text = (line.decode("utf-8", "surrogateescape").removeprefix("\ufeff") for line in file)
-    lines = csv.reader(text, strict=True)
+    separator = separator or seen_separator(text, columns)
+    lines = csv.reader(text.file, delimiter=separator, strict=True)
     header = next(lines, None)
     if header is None:
         return
-    positions = {column: header.index(column) for column in _wanted(columns, header)}
+    how = f" (encoding {text.encoding}, columns separated by {separator!r})"
+    if separator != ",":
+        logger.info("columns %s are separated by %r", header, separator)
+    positions = {column: header.index(column) for column in _wanted(columns, header, how)}
     number = 0
     while (cells := _next_cells(lines)) is not None:
         if isinstance(cells, Fault):
             yield number, cells
         elif cells:
-            yield number, _csv_values(cells, len(header), positions)
+            yield number, _csv_values(cells, len(header), positions, text.encoding)
         number += bool(cells)
 
 
-READERS: dict[str, Reader] = {
-    "parquet": read_parquet,
-    "arrow": read_arrow,
-    "jsonl": read_jsonl,
-    "csv": read_csv,
-}
+READERS: dict[str, Reader] = {"parquet": read_parquet, "arrow": read_arrow}
+TEXT_READERS: dict[str, TextReader] = {"jsonl": read_json, "csv": read_csv}
 
 
-def _wanted(columns: Columns, found: list[str]) -> list[str]:
+def _rows(location: Location, file: IO[bytes], columns: Columns) -> Iterator[Row]:
+    if location.layout in READERS:
+        yield from READERS[location.layout](file, columns)
+        return
+    with open_text(file, location.name, location.dialect) as text:
+        yield from TEXT_READERS[location.layout](text, columns, location.dialect.separator)
+
+
+def _wanted(columns: Columns, found: list[str], how: str = "") -> list[str]:
     missing = [column for column in columns or [] if column not in found]
     if missing:
-        raise ColumnsMissingError(missing, found)
+        raise ColumnsMissingError(missing, found, how)
     return found if columns is None else columns
 
 
@@ -162,7 +199,7 @@ def _batch_rows(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterat
 def _cells(column: pa.Array) -> list[object]:
     try:
         return column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         return [_cell(scalar) for scalar in column]
 
 
@@ -171,20 +208,40 @@ def _cell(scalar: pa.Scalar) -> object:
         return scalar.as_py()
     except UnicodeDecodeError:
         is_text = isinstance(scalar, pa.StringScalar | pa.LargeStringScalar)
-        return scalar.as_buffer().to_pybytes() if is_text else b"(undecodable list)"
+        return scalar.as_buffer().to_pybytes() if is_text else UNDECODABLE_LIST
+    except (ValueError, OverflowError):
+        return Unreadable(str(scalar.type))
 
 
-def _json_values(line: bytes) -> Values | Fault:
+def _json_rows(text: Text) -> Iterator[Row]:
+    if is_array(text.sample):
+        for number, item in enumerate(array_items(text.file)):
+            yield number, _json_object(item, json.dumps(item, ensure_ascii=False))
+        return
+    for number, line in enumerate(text.file):
+        if line.strip():
+            yield number, _json_values(line, text.encoding)
+
+
+def _json_values(line: str, encoding: str) -> Values | Fault:
+    if is_undecoded(line):
+        return Fault("invalid_utf8", _undecoded(encoding), line)
     try:
-        values = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return Fault("invalid_utf8", str(error), line.decode("utf-8", "replace"))
+        values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return Fault("broken_json", str(error), line.decode("utf-8"))
+        return Fault("broken_json", str(error), line)
+    return _json_object(values, line)
+
+
+def _json_object(values: object, content: str) -> Values | Fault:
     if not isinstance(values, dict):
         detail = f"expected an object, got {type(values).__name__}"
-        return Fault("broken_json", detail, line.decode("utf-8"))
+        return Fault("broken_json", detail, content)
     return values
+
+
+def _undecoded(encoding: str) -> str:
+    return f"bytes that are not {encoding}: set `encoding` of the source if it is another"
 
 
 def _next_cells(lines: Iterator[list[str]]) -> list[str] | Fault | None:
@@ -197,10 +254,12 @@ def _next_cells(lines: Iterator[list[str]]) -> list[str] | Fault | None:
         return Fault("broken_csv", str(error), "")
 
 
-def _csv_values(cells: list[str], width: int, positions: dict[str, int]) -> Values | Fault:
+def _csv_values(
+    cells: list[str], width: int, positions: dict[str, int], encoding: str
+) -> Values | Fault:
     content = ",".join(cells)
     if len(cells) != width:
         return Fault("broken_csv", f"{len(cells)} cells, the header has {width}", content)
-    if not content.isascii() and any("\udc80" <= char <= "\udcff" for char in content):
-        return Fault("invalid_utf8", "undecodable bytes", content)
+    if is_undecoded(content):
+        return Fault("invalid_utf8", _undecoded(encoding), content)
     return {column: cells[position] for column, position in positions.items()}

@@ -1,8 +1,9 @@
 """Sections of the data stages: where the corpora lie, how they are read, checked and extended."""
 
+import codecs
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tasks.params.base import (
     Address,
@@ -53,6 +54,22 @@ class Fields(Section):
     """Column of the document texts."""
 
 
+def _no_spreadsheet(value: object) -> object:
+    if value in {"xlsx", "xls", "ods"}:
+        raise ValueError("a spreadsheet is not read: save its table as CSV or Parquet")
+    return value
+
+
+def _text_encoding(value: str) -> str:
+    try:
+        "".encode(value)
+    except LookupError:
+        raise ValueError(
+            f"{value!r} is no encoding of texts: give its name in Python, such as cp1251 or utf-16"
+        ) from None
+    return codecs.lookup(value).name
+
+
 class Source(Section):
     """One declared corpus: a file, a glob, a `datasets` folder or an s3:// address.
 
@@ -61,14 +78,21 @@ class Source(Section):
 
     path: Address
     """Relative to data.corpus, absolute, or s3://; a glob may match several files."""
-    format: Literal["parquet", "jsonl", "csv", "datasets"]
-    """How the files are read; `datasets` is a folder that `save_to_disk` wrote."""
+    format: Annotated[
+        Literal["parquet", "jsonl", "csv", "datasets"], BeforeValidator(_no_spreadsheet)
+    ]
+    """How the files are read; `jsonl` may also be one JSON array, `csv` any separator (TSV), and
+    `datasets` is a folder that `save_to_disk` wrote."""
     task: Task | Literal["documents"]
     """What its rows are; `documents` rows have a title and a text and no query."""
     fields: Fields
     """Columns of the files."""
     lang: str | None = None
     """BCP 47 tag of every row; null asks the language identifier row by row."""
+    encoding: Annotated[str, AfterValidator(_text_encoding)] | None = None
+    """Of a csv or jsonl source, such as cp1251; null sees it in the file, UTF-8 or Russian."""
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """What separates the columns of a csv source; null sees it in the header."""
     label_separator: str | None = None
     """Splits a multi-label column into its labels; null keeps one label per row."""
     score_range: tuple[Number, Number] = (0.0, 1.0)
@@ -94,6 +118,11 @@ class Source(Section):
         return self
 
 
+Overlap = Literal["everything", "judged", "queries"]
+"""Texts of an evaluation task that training must not hold: all; its queries and the documents in
+its qrels; or its queries alone."""
+
+
 class Ingest(Section):
     """Section ingest."""
 
@@ -107,6 +136,14 @@ class Ingest(Section):
     """Longer ones as well."""
     overlap_words: PositiveInt
     """A shared run of this many words with an evaluation text removes a row (13 in the field)."""
+    overlap: dict[str, Overlap]
+    """Texts that are compared, per evaluation task; everything where a task is not listed.
+
+    A task made of one's own knowledge base shares its documents with the training: `judged` or
+    `queries` leaves them there.
+    """
+    max_overlap_share: Share
+    """Share of the rows of a source that evaluation texts may remove."""
     class_negatives: PositiveInt
     """Examples of other classes given to each classification and clustering row."""
     development_fraction: Fraction

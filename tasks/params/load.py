@@ -243,11 +243,13 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
             lists every fault with its key, what was given and what was expected.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise ParamsError(
             f"{path} does not exist: copy one of infra/profiles/ (make profile PROFILE=sample)"
         ) from None
+    except _KeyTwiceError as error:
+        raise ParamsError(f"{path} has the {error}: keep one of them") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -257,6 +259,21 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     except ValidationError as error:
         faults = "\n".join(_describe(fault) for fault in error.errors())
         raise ParamsError(f"{path} has {error.error_count()} faults:\n{faults}") from None
+
+
+class _KeyTwiceError(ValueError):
+    """A mapping holds a key twice, of which YAML would silently take the last."""
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise _KeyTwiceError(f"key {name!r} twice, on lines {lines[name]} and {line}")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
 
 
 def _describe(fault: ErrorDetails) -> str:

@@ -43,6 +43,7 @@ def model_card(run: Run) -> str:
         sources=_sources(run, ingest),
         synthesis=_synthesis(run),
         overlap_words=params.ingest.overlap_words,
+        overlap=params.ingest.overlap,
         max_length_tokens=params.backbone.max_length_tokens,
     )
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -30,6 +31,13 @@ SCHEMAS = {
 }
 ROW_NAMES = ["id", "source"]
 TEXT_CHARACTERS = 120
+LIMITS = {
+    "too_long": "ingest.max_characters",
+    "too_short": "ingest.min_characters",
+    "language": "ingest.languages",
+    "evaluation_overlap": "ingest.overlap",
+}
+"""Reasons of refusal that a key of params.yaml decides."""
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +100,24 @@ def check_rows(params: Params, tables: dict[str, pa.Table], totals: Totals) -> l
     logger.info("documents: %d rows checked, %.1f s", len(view), time.monotonic() - started)
     quarantined = tables["quarantine"].num_rows
     share = quarantined / totals.read if totals.read else None
-    run = pd.DataFrame({"rows_read": [totals.read], "quarantine_share": [share]})
-    return [*suites, run_suite("run", run, run_checks(limits), row_names=["rows_read"])]
+    run = pd.DataFrame(
+        {
+            "rows_read": [totals.read],
+            "refused": [_reasons(tables["quarantine"])],
+            "quarantine_share": [share],
+        }
+    )
+    names = ["rows_read", "refused"]
+    return [*suites, run_suite("run", run, run_checks(limits), row_names=names)]
+
+
+def _reasons(quarantine: pa.Table) -> str:
+    """Why rows were refused, the commonest reason first, with the key of params.yaml behind it."""
+    counts = Counter(quarantine["reason"].to_pylist())
+    return " + ".join(
+        f"{number} {reason}" + (f" ({LIMITS[reason]})" if reason in LIMITS else "")
+        for reason, number in counts.most_common()
+    )
 
 
 def _min_examples(params: Params) -> int:

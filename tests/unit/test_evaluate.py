@@ -185,6 +185,14 @@ def test_a_folder_of_the_official_name_keeps_the_official_sampling(tmp_path):
     assert type(task).dataset_transform is type(official_task(name)).dataset_transform
 
 
+def test_a_broken_description_beside_the_tables_is_named(tmp_path):
+    folder = write_sts(tmp_path / "Sts")
+    infos = {"default": {"description": "", "features": {"sentence1": {"dtype": "string"}}}}
+    (folder / "dataset_infos.json").write_text(json.dumps(infos), encoding="utf-8")
+    with pytest.raises(StageError, match=r"dataset_infos\.json does not describe .*: remove it"):
+        local_task(folder, "RuSTSBenchmarkSTS", 42)
+
+
 def test_an_unknown_official_task_suggests_close_names(tmp_path):
     with pytest.raises(StageError, match="RuSTSBenchmarkSTS"):
         local_task(write_sts(tmp_path / "Sts"), "RuSTSBenchmark", 42)

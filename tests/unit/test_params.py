@@ -56,6 +56,13 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None
         load_params(path)
 
 
+def test_a_section_given_twice_is_named_with_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(SAMPLE.read_text(encoding="utf-8") + "\nprune:\n  fraction: 0\n")
+    with pytest.raises(ParamsError, match=r"has the key 'prune' twice, on lines \d+ and \d+: keep"):
+        load_params(path)
+
+
 @pytest.mark.parametrize("content", ["", "- 1", "text"])
 def test_a_file_without_sections_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "params.yaml"
@@ -245,7 +252,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "mining of classes": (
         lambda c: c["mine"].update(sources=["questions", "topics"]),
-        r"mine\.sources names \{'topics': 'classification'\}, .*only sources of bitext, nli, ret",
+        r"mine\.sources names \{'topics': 'classification'\}, .*only sources of bitext, nli",
     ),
     "training on documents": (
         lambda c: c["pretrain"]["sources"].update(documents=1.0),
@@ -268,6 +275,14 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "rung outside artifacts": (
         lambda c: c["evaluate"]["checkpoints"].update(tfidf="../elsewhere"),
         r"evaluate\.checkpoints\.tfidf is '\.\./elsewhere', which no stage writes",
+    ),
+    "spreadsheet": (
+        lambda c: c["ingest"]["sources"]["topics"].update(format="xlsx"),
+        r"ingest\.sources\.topics\.format: .*save its table as CSV or Parquet, got 'xlsx'",
+    ),
+    "encoding that does not exist": (
+        lambda c: c["ingest"]["sources"]["topics"].update(encoding="win1251"),
+        r"ingest\.sources\.topics\.encoding: .*'win1251' is no encoding of texts: give",
     ),
     "template without the text": (
         lambda c: c["prompts"].update(template="{instruction}"),

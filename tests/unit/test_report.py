@@ -256,6 +256,17 @@ def test_an_official_task_is_reported_as_such(run, folder, params):
     assert names == ["MTEB SampleSTS", "SampleRetrieval"]
 
 
+def test_the_card_promises_no_more_removal_than_there_was(run, folder, params):
+    overlap = {"SampleRetrieval": "judged", "SampleSTS": "everything"}
+    ingest = params.ingest.model_copy(update={"overlap": overlap})
+    values = params.model_copy(update={"ingest": ingest})
+    card = model_card(Run(params=values, artifacts=folder / "artifacts"))
+    told = "Of SampleRetrieval only the queries and the judged documents were compared"
+    assert told in card
+    assert "Of SampleSTS" not in card
+    assert "were compared" not in model_card(run)
+
+
 def test_a_merge_that_was_asked_for_is_not_said_to_be_chosen(run, folder, params):
     def card_of(method):
         merge = params.merge.model_copy(update={"method": method})

@@ -174,7 +174,7 @@ def damage(data: Ingested) -> None:
     rows[96]["score"] = None
     data.documents[3]["text"] = "Текст  проверки номер 3."
     data.documents[4]["text"] = " "
-    refused = {"source": "a", "file": "a", "reason": "short", "detail": "", "content": ""}
+    refused = {"source": "a", "file": "a", "reason": "too_long", "detail": "", "content": ""}
     data.quarantine = [refused | {"row": number} for number in range(301)]
 
 
@@ -224,7 +224,8 @@ def test_damage_of_examples_is_named_with_its_rows(complaint: str, message: str)
     [
         "documents: not true that no text equals a text of an evaluation set: 1 of 60",
         "documents: not true that no text is empty: 1 of 60",
-        "run: not true that at most 30% of the rows read were refused: 1 of 1 .* value 0.301$",
+        "run: not true that at most 30% of the rows read were refused: 1 of 1 rows .*, such as "
+        r"rows_read 1000, refused 301 too_long \(ingest\.max_characters\), value 0\.301$",
     ],
 )
 def test_damage_elsewhere_is_named_with_its_rows(complaint: str, message: str) -> None:

@@ -32,6 +32,7 @@ class Corpus:
         self.sources: dict[str, Any] = {}
         self.params["ingest"]["sources"] = self.sources
         self.params["ingest"]["development_fraction"] = 0.0
+        self.params["ingest"]["max_overlap_share"] = 1.0
         (root / "corpus").mkdir()
         self.evaluate("Task", {"text": [" ".join(WORDS)]})
         self.jsonl("documents", "documents", [{"text": "документ об ином"}], text="text")

@@ -14,6 +14,8 @@ languages: [ru]
 min_characters: 2
 max_characters: 10
 overlap_words: 13
+overlap: {}
+max_overlap_share: 0.5
 class_negatives: 2
 development_fraction: 0.1
 shard_rows: 10
@@ -32,7 +34,7 @@ PAIR = {"query": "q", "positive": "p", "negative": "n"}
 
 def test_texts_are_stored_in_their_normal_form() -> None:
     candidate = parse("nli", PAIR, {"q": " а  б ", "p": "и\u0306о", "n": "в\u200bг"})
-    assert (candidate.query, candidate.positives, candidate.negatives) == ("а б", ["йо"], ["вг"])
+    assert (candidate.query, candidate.positives, candidate.negatives) == ("а б", ["йо"], ["в г"])
 
 
 @pytest.mark.parametrize("negative", [None, "", "  "])
@@ -106,6 +108,9 @@ LABELLED = {"query": "q", "label": "l"}
         ("в,а", None, ["в,а"]),
         (3, None, ["3"]),
         ([3, 1], None, ["1", "3"]),
+        (0.0, None, ["0"]),
+        ([1.0, 2], None, ["1", "2"]),
+        ("да".encode(), None, ["да"]),
         (["б", "а"], None, ["а", "б"]),
     ],
 )
@@ -117,12 +122,19 @@ def test_labels_are_sorted_and_each_stands_once(
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"), [("", "empty"), ([], "empty"), (None, "invalid"), (1.5, "invalid")]
+    ("given", "reason"),
+    [("", "empty"), ([], "empty"), (None, "invalid"), (1.5, "invalid"), (float("nan"), "invalid")],
 )
 def test_a_bad_label_is_refused(given: object, reason: str) -> None:
     with pytest.raises(RowRefusedError) as refusal:
         parse("classification", LABELLED, {"q": "аб", "l": given})
     assert refusal.value.reason == reason
+
+
+def test_a_text_of_a_binary_column_is_a_text() -> None:
+    values = {"q": "аб".encode(), "p": ["вг".encode()], "n": b""}
+    candidate = parse("retrieval", PAIR, values)
+    assert (candidate.query, candidate.positives, candidate.negatives) == ("аб", ["вг"], [])
 
 
 def test_a_document_may_have_no_title() -> None:

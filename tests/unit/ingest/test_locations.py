@@ -1,5 +1,6 @@
 """Which files a declared path means."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,6 +47,26 @@ def test_names_of_an_absolute_path_do_not_tell_the_machine(tmp_path: Path) -> No
 def test_a_file_whose_name_looks_like_a_glob_is_found(tmp_path: Path) -> None:
     touch(tmp_path, "x[1].jsonl")
     assert names(tmp_path, "x[1].jsonl") == ["x[1].jsonl"]
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_folder_whose_name_looks_like_a_glob_is_no_pattern(
+    tmp_path: Path, absolute: bool
+) -> None:
+    root = tmp_path / "news[1]"
+    touch(root, "a/1.jsonl", "a/2.jsonl")
+    touch(tmp_path, "news1/a/3.jsonl")
+    path = f"{root}/a/*.jsonl" if absolute else "a/*.jsonl"
+    assert names(root, path) == (["1.jsonl", "2.jsonl"] if absolute else ["a/1.jsonl", "a/2.jsonl"])
+    assert names(tmp_path, "news[1]/a/*.jsonl") == ["news[1]/a/1.jsonl", "news[1]/a/2.jsonl"]
+
+
+def test_a_file_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, os.fsdecode(b"a\xff.jsonl"))
+    with pytest.raises(
+        StageError, match=r"file name b'.*a\\xff\.jsonl' is not valid UTF-8.*rename"
+    ):
+        names(tmp_path, "*.jsonl")
 
 
 @pytest.mark.parametrize("path", ["nothing.jsonl", "*.parquet"])
@@ -103,7 +124,7 @@ def test_benchmark_tables_are_grouped_by_task(tmp_path: Path) -> None:
     for path in ("B/default/test.parquet", "A/corpus/test.parquet"):
         (tmp_path / path).parent.mkdir(parents=True)
         pq.write_table(pa.table({"text": ["а"]}), tmp_path / path)
-    touch(tmp_path, "A/README.md", "README.md", "A/.cache/x.parquet")
+    touch(tmp_path, "A/README.md", "README.md", "A/.cache/x.parquet", "A/dataset_infos.json")
     found = benchmark_files(str(tmp_path), None)
     assert {task: [file.name for file in files] for task, files in found.items()} == {
         "A": ["A/corpus/test.parquet"],

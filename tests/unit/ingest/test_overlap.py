@@ -13,7 +13,8 @@ VOCABULARY = [f"слово{number}" for number in range(4)]
 
 def find(evaluation: list[str], text: str, window: int = 13) -> str | None:
     index = OverlapIndex(["T"] * len(evaluation), evaluation, window)
-    return index.find([fingerprint(text)])[0]
+    match = index.find([fingerprint(text)])[0]
+    return match and str(match)
 
 
 def numbered(start: int, count: int) -> str:

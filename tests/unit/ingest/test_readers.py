@@ -11,8 +11,9 @@ import pytest
 from datasets import Dataset
 
 from tasks.contract.stage import StageError
+from tasks.ingest.dialects import Dialect
 from tasks.ingest.locations import Location
-from tasks.ingest.readers import BATCH_ROWS, Fault, Row, read_rows
+from tasks.ingest.readers import BATCH_ROWS, UNDECODABLE_LIST, Fault, Row, Unreadable, read_rows
 
 ROWS = [{"a": "один", "b": "1"}, {"a": "два\u2028два", "b": "2"}, {"a": 'три, "3"', "b": "3"}]
 
@@ -115,6 +116,20 @@ def test_undecodable_parquet_text_stays_bytes(tmp_path: Path) -> None:
     assert rows == [(0, {"a": "ok"}), (1, {"a": b"\xff"})]
 
 
+def test_an_undecodable_list_is_no_text(tmp_path: Path) -> None:
+    column = pa.array([[b"ok", b"\xff"]], pa.list_(pa.binary())).view(pa.list_(pa.string()))
+    pq.write_table(pa.table({"a": column}), tmp_path / "x.parquet")
+    assert rows_of(tmp_path / "x.parquet", "parquet", ["a"]) == [(0, {"a": UNDECODABLE_LIST})]
+
+
+def test_a_date_that_python_cannot_hold_is_told_from_texts(tmp_path: Path) -> None:
+    dates = pa.array([0, -(2**60)], pa.int64()).cast(pa.timestamp("us"))
+    pq.write_table(pa.table({"a": ["x", "y"], "at": dates}), tmp_path / "x.parquet")
+    _, (number, values) = rows_of(tmp_path / "x.parquet", "parquet", ["a", "at"])
+    assert (number, values) == (1, {"a": "y", "at": Unreadable("timestamp[us]")})
+    assert str(Unreadable("timestamp[us]")) == "a timestamp[us] that Python cannot hold"
+
+
 def truncated_parquet() -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"a": ["x" * 1000]}), sink)
@@ -180,3 +195,103 @@ def test_a_missing_column_names_those_that_were_found(tmp_path: Path, layout: st
         path.write_bytes(jsonl(ROWS) if layout == "jsonl" else b"a,b\n1,2\n")
     with pytest.raises(StageError, match=r"no columns \['c'\]; found \['a', 'b'\]"):
         rows_of(path, layout, ["a", "c"])
+
+
+RUSSIAN = [{"текст": f"самовар стоит на столе {n}", "метка": "хорошо"} for n in range(9)]
+
+
+def russian_csv(separator: str = ",", end: str = "\r\n") -> str:
+    lines = [separator.join(RUSSIAN[0]), *(separator.join(row.values()) for row in RUSSIAN)]
+    return end.join(lines) + end
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1251", "koi8-r", "cp866"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_encoding_and_separator_of_a_csv_file_are_seen(
+    tmp_path: Path, encoding: str, separator: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "x.csv", russian_csv(separator).encode(encoding))
+    with caplog.at_level("INFO"):
+        rows = rows_of(path, "csv", ["текст", "метка"])
+    assert rows == list(enumerate(RUSSIAN))
+    assert rows_of(path, "csv", None) == rows
+    assert (f"the encoding {encoding}" in caplog.text) == (not encoding.startswith("utf-8"))
+    assert (f"separated by {separator!r}" in caplog.text) == (separator != ",")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1251"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_and_its_encoding_are_seen(
+    tmp_path: Path, encoding: str, indent: int | None
+) -> None:
+    content = json.dumps(RUSSIAN, ensure_ascii=False, indent=indent)
+    path = write(tmp_path / "x.json", content.encode(encoding))
+    assert rows_of(path, "jsonl", ["текст", "метка"]) == list(enumerate(RUSSIAN))
+
+
+def test_a_json_array_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.ingest.json_array.CHUNK_CHARACTERS", 7)
+    path = write(
+        tmp_path / "x.json", b'\n[ {"a": "1"} ,\n{"a": [{}, "]"]}, 1234567890, {"a":"4"}]\n'
+    )
+    rows = rows_of(path, "jsonl", ["a"])
+    assert [rows[0], rows[1], rows[3]] == [(0, {"a": "1"}), (1, {"a": [{}, "]"]}), (3, {"a": "4"})]
+    assert rows[2] == (2, Fault("broken_json", "expected an object, got int", "1234567890"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"a": 1}, {"a": 2', "item 1 of its array"),
+        (b'[{"a": 1} {"a": 2}]', "no comma after item 0"),
+        (b'[{"a": 1}]\n{"a": 2}\n', "text follows its array of 1 items"),
+        (b'[{"a": ' + b"[" * 100_000, "item 0 of its array"),
+    ],
+)
+def test_a_broken_json_array_stops_the_run(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(StageError, match=f"cannot be read as jsonl .*{message}"):
+        rows_of(write(tmp_path / "x", content), "jsonl", ["a"])
+
+
+def test_what_is_declared_is_not_looked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "a,b;c\nё,1;2\n".encode("cp1251"))
+    location = Location(
+        fsspec.filesystem("file"), str(path), "x.csv", "csv", None, Dialect("cp1251", ";")
+    )
+    assert list(read_rows(location, None)) == [(0, {"a,b": "ё,1", "c": "2"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"PK\x03\x04" + b"\0" * 60,
+            r"is a spreadsheet \(xlsx\).*save its table as CSV",
+        ),
+        ("текст,метка\nа,б\n".encode("cp1251"), "is not in the encoding utf-8: set `encoding`"),
+        ("text,label\nа,б\n".encode("utf-16-le"), "is no text, or UTF-16 without a mark: set"),
+        (b"caf\xe9,\xe0\n" * 40, ".* shows no other clearly: set `encoding`"),
+        (b"a,b\n" + bytes(range(0x80, 0xC0)), ".* shows no other clearly: set `encoding`"),
+        ("текст\nа,б".encode("utf-16")[:-1], "is not in the encoding taken for it"),
+    ],
+)
+def test_the_encoding_is_blamed_and_not_the_columns(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    with pytest.raises(StageError, match=f"/x {message}"):
+        rows_of(write(tmp_path / "x", content), "csv", ["текст"])
+
+
+def test_missing_columns_tell_how_the_file_was_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "x", russian_csv(";").encode("cp1251"))
+    told = r"no columns \['text'\]; found \['текст', 'метка'\] \(encoding cp1251, .* ';'\)"
+    with pytest.raises(StageError, match=told):
+        rows_of(path, "csv", ["text"])
+
+
+def test_a_few_bad_bytes_do_not_make_a_file_of_another_encoding(tmp_path: Path) -> None:
+    path = write(tmp_path / "x", russian_csv().encode() + b"\xff" * 30 + b",1\n")
+    rows = rows_of(path, "csv", None)
+    assert rows[:-1] == list(enumerate(RUSSIAN))
+    assert isinstance(rows[-1][1], Fault)
+    assert rows[-1][1].detail.startswith("bytes that are not utf-8: set `encoding`")
