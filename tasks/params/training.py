@@ -182,7 +182,7 @@ class Training(Section):
     batches: Literal["source", "mixed", "interleaved"]
     """Rows of a step: all of one source, of all sources mixed, or sub-batches of one source each.
     In a mixed one retrieval, nli and bitext share their documents as negatives; classes and
-    clusters are scored apart, and graded rows by their own loss; parts count by their rows."""
+    clusters are scored apart, and graded rows by their own loss; each counts by its rows."""
     sub_batches: PositiveInt
     """Sub-batches per optimiser step where batches are interleaved, each with its own in-batch
     negatives; 1 for the other ways."""

@@ -18,7 +18,7 @@ from model.encoder.precision import decoder_autocast
 from model.encoder.tokenization import TokenizedText
 from model.training.devices.micro_batches import FEWEST_TOKENS
 from model.training.devices.team import Team
-from model.training.devices.wrapping import trained_form
+from model.training.devices.wrapping import wrapped_for_training
 from model.training.settings import TrainSettings
 from model.writing import writing
 
@@ -41,7 +41,7 @@ def with_fitting_micro_batches(
         return replace(settings, micro_batch_tokens=CPU_TOKENS)
     longest = settings.max_length_tokens
     most = settings.batch_size * (2 + settings.hard_negatives) * longest
-    with trained_form(encoder, settings, team) as trained:
+    with wrapped_for_training(encoder, settings, team) as trained:
         tokens = remembered(
             file,
             _key(trained, settings),
