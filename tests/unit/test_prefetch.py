@@ -9,7 +9,7 @@ from model.training.data.prefetch import Prefetch
 
 
 def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")}
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")}
 
 
 @pytest.fixture(autouse=True)
