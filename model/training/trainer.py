@@ -34,7 +34,7 @@ from model.training.objective.objective import Objective
 from model.training.objective.sub_batches import SumObjective, objective_of_sub_batches
 from model.training.progress import Progress
 from model.training.schedule import learning_rate_at
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import WITHOUT_EFFECT, TrainingSource, TrainSettings
 from model.training.state import TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
@@ -296,9 +296,8 @@ class Trainer:
             [held.source.name, held.source.table.num_rows, held.source.weight]
             for held in self._plan.sources
         ]
-        settings = asdict(self._settings)
-        # a checkpoint has its own, which the device's memory decided
-        del settings["micro_batch_tokens"]
+        values = asdict(self._settings)
+        settings = {name: values[name] for name in values if name not in WITHOUT_EFFECT}
         fingerprint = {"settings": settings, "sources": sources}
         return json.loads(json.dumps(fingerprint))
 

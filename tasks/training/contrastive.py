@@ -16,7 +16,7 @@ from model.losses.terms import EXPLICIT_TERMS
 from model.training.data.batches import prepare_orders
 from model.training.devices.auto_size import with_fitting_micro_batches
 from model.training.devices.team import Team
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import WITHOUT_EFFECT, TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import train
@@ -277,13 +277,13 @@ def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
 
 
 def _key(params: Params, stage: ContrastiveStage, machine: Machine) -> str:
-    found = {"precision": machine.precision, "compile_blocks": machine.compile_blocks}
     settings = {
         "stage": stage.name,
-        "training": stage.training.model_dump(),
+        "training": stage.training.model_dump(exclude=set(WITHOUT_EFFECT)),
         "weights": stage.weights,
         "prompts": params.prompts.model_dump(),
-        "compute": params.compute.model_dump() | found,
+        # not how many threads or processes: a training goes on with more or fewer
+        "machine": [machine.device.type, machine.precision, machine.compile_blocks],
         "attention": params.backbone.attn_implementation,
     }
     inputs = [stage.base, INGESTED]

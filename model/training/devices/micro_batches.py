@@ -23,7 +23,7 @@ class MicroBatches:
 
     def __init__(self, tokens: int, *, is_packed: bool) -> None:
         """Begin with `tokens`, padding included unless texts are packed."""
-        self.tokens = tokens
+        self.tokens = self.asked_tokens = tokens
         self._is_packed = is_packed
 
     def cut(self, lengths: Sequence[int], team: Team) -> list[list[int]]:
