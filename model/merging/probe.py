@@ -96,18 +96,20 @@ class Probe:
             sizes=[encoder.embedding_size],
             device=encoder.device,
         )
-        parts = token_budget_batches(
+        micro_batches = token_budget_batches(
             [len(item.ids) for item in batch.items],
             settings.micro_batch_tokens,
             is_packed=encoder.is_packed,
         )
 
-        def embed(part: list[int]) -> Tensor:
+        def embed(micro_batch: list[int]) -> Tensor:
             with decoder_autocast(encoder.device, settings.precision):
-                return encoder.embed([batch.items[text] for text in part])
+                return encoder.embed([batch.items[text] for text in micro_batch])
 
-        backward = cached_backward if len(parts) > 1 else plain_backward
-        return float(backward(embed, parts, len(batch.items), objective.loss_and_gradient, Team()))
+        backward = cached_backward if len(micro_batches) > 1 else plain_backward
+        return float(
+            backward(embed, micro_batches, len(batch.items), objective.loss_and_gradient, Team())
+        )
 
 
 def parameters_by_tensor(encoder: Encoder) -> dict[str, nn.Parameter]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.merging.task_vectors import TaskVectors
-from model.merging.weights import Checkpoint, TensorSource, require_alike
+from model.merging.weights import SavedWeights, TensorSource, require_alike
 
 # Beyond this |cosine| the arc is a line to float32 accuracy and sin(alpha) divides by almost 0.
 # The value of mergekit and of Self Positioning.
@@ -33,7 +33,7 @@ def slerp_factors(cosine: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def slerp_weights(
-    first: Checkpoint, second: Checkpoint, t: float
+    first: SavedWeights, second: SavedWeights, t: float
 ) -> tuple[TensorSource, dict[str, float]]:
     """Two models' raw weights, each tensor on its own sphere, as mergekit's `slerp` does.
 
@@ -62,7 +62,7 @@ def slerp_weights(
 
 
 def slerp_task_vectors(
-    base: Checkpoint, first: Checkpoint, second: Checkpoint, t: float
+    base: SavedWeights, first: SavedWeights, second: SavedWeights, t: float
 ) -> tuple[TensorSource, float]:
     """theta_0 + slerp(V_1, V_2): one angle over all tensors taken as one vector.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.merging.weights import Checkpoint, TensorSource, require_alike
+from model.merging.weights import SavedWeights, TensorSource, require_alike
 
 # Numbers taken to float64 at a time.
 CHUNK = 2**22
@@ -24,7 +24,7 @@ class TaskVectors:
         names: The floating-point tensors, which the vectors are made of.
     """
 
-    def __init__(self, base: Checkpoint, variants: Sequence[Checkpoint]) -> None:
+    def __init__(self, base: SavedWeights, variants: Sequence[SavedWeights]) -> None:
         """Take the differences of `variants` from `base`.
 
         Raises:

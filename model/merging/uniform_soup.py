@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from model.merging.weights import Checkpoint, TensorSource, require_alike
+from model.merging.weights import SavedWeights, TensorSource, require_alike
 
 
 def uniform_soup(
-    checkpoints: Sequence[Checkpoint], weights: Sequence[float] | None = None
+    checkpoints: Sequence[SavedWeights], weights: Sequence[float] | None = None
 ) -> TensorSource:
     """Mean of the models; with `weights`, their weighted mean.
 

@@ -19,7 +19,7 @@ TensorSource = Callable[[str], Tensor]
 """Gives the tensor of a name; called once per name, so that one tensor exists at a time."""
 
 
-class Checkpoint:
+class SavedWeights:
     """The tensors of one model folder.
 
     Attributes:
@@ -65,7 +65,7 @@ class Checkpoint:
         return file.get_slice(key).get_shape()
 
 
-def require_alike(checkpoints: Sequence[Checkpoint]) -> None:
+def require_alike(checkpoints: Sequence[SavedWeights]) -> None:
     """Check that all hold the same names with the same shapes, and the same integer tensors.
 
     Raises:

@@ -15,6 +15,13 @@ IN_BATCH_TASKS = frozenset({"retrieval", "nli", "bitext"})
 GRADED_TASKS = frozenset({"sts"})
 """Tasks trained on the order of their scores instead of on negatives."""
 
+WITHOUT_EFFECT = frozenset(
+    {"micro_batch_tokens", "activation_checkpointing", "shard_weights"}
+    | {"log_every_steps", "checkpoint_every_steps"}
+)
+"""Settings that change what a training takes and writes, but no weight beyond rounding: it goes on
+from a checkpoint of others."""
+
 
 @dataclass(frozen=True)
 class LossSettings:

@@ -1,6 +1,7 @@
 """What the steps of a training change, and its checkpoints on the disk."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,16 @@ class TrainingState:
         folder: Path,
         fingerprint: dict[str, Any],
     ) -> None:
-        """Checkpoints lie below `folder`; `fingerprint` tells one training from another."""
+        """Nothing is read yet.
+
+        Args:
+            encoder: As it is trained.
+            optimizer: Over its trained parameters.
+            micro_batches: Their size is halved when memory runs out.
+            memory: Of earlier batches.
+            folder: Checkpoints lie below it.
+            fingerprint: Tells one training from another.
+        """
         self._encoder = encoder
         self._optimizer = optimizer
         self._micro_batches = micro_batches
@@ -44,7 +54,8 @@ class TrainingState:
     def save(self, step: int, log_bytes: int, team: Team) -> None:
         """Write a checkpoint of the state after `step`, the same on every process."""
         weights = {WEIGHTS + name: tensor for name, tensor in self._trained_weights().items()}
-        whole = whole_tensors(weights | optimizer_tensors(self._optimizer), team)
+        moments = self._renamed(optimizer_tensors(self._optimizer), self._names())
+        whole = whole_tensors(weights | moments, team)
         if team.leads:
             save_checkpoint(
                 self._folder / "steps",
@@ -52,6 +63,7 @@ class TrainingState:
                 tensors=whole | self._memory.tensors(),
                 state={
                     "log_bytes": log_bytes,
+                    "asked_tokens": self._micro_batches.asked_tokens,
                     "micro_batch_tokens": self._micro_batches.tokens,
                     "memory": self._memory.sources(),
                     "training": self._fingerprint,
@@ -82,11 +94,36 @@ class TrainingState:
         own = self._encoder.state_dict()
         own |= {name: like(tensor, own[name]) for name, tensor in weights.items()}
         self._encoder.load_state_dict(own)
-        restore_optimizer(self._optimizer, checkpoint.tensors, like)
+        numbers = {name: number for number, name in self._names().items()}
+        moments = self._renamed(checkpoint.tensors, numbers)
+        restore_optimizer(self._optimizer, moments, like)
         self._memory.restore(checkpoint.state["memory"], checkpoint.tensors, self._encoder.device)
-        self._micro_batches.tokens = int(checkpoint.state["micro_batch_tokens"])
+        if checkpoint.state["asked_tokens"] == self._micro_batches.asked_tokens:
+            # halved when memory ran out; who asks for another size has an answer to that
+            self._micro_batches.tokens = int(checkpoint.state["micro_batch_tokens"])
         logger.info("resumed after step %d", checkpoint.step)
         return checkpoint.step, int(checkpoint.state["log_bytes"])
+
+    def _names(self) -> dict[str, str]:
+        """Number of each parameter in the optimiser to its name.
+
+        Sharded and whole parameters have groups of their own, so numbers are other ones with other
+        processes; names stay.
+        """
+        name_of = {id(p): name for name, p in self._encoder.named_parameters()}
+        ordered = [p for group in self._optimizer.param_groups for p in group["params"]]
+        return {str(number): name_of[id(p)] for number, p in enumerate(ordered)}
+
+    @staticmethod
+    def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+        """The moments among the tensors, the parameter in each key under its other name."""
+        renamed: dict[str, Tensor] = {}
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition(".")
+            if kind == "optimizer":
+                parameter, _, moment = rest.rpartition(".")
+                renamed[f"optimizer.{names[parameter]}.{moment}"] = tensor
+        return renamed
 
     def _trained_weights(self) -> dict[str, Tensor]:
         """All weights but the frozen ones, which the training began with."""

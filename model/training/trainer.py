@@ -27,14 +27,14 @@ from model.training.devices.micro_batches import MicroBatches
 from model.training.devices.sharding import clip_gradients
 from model.training.devices.team import Team
 from model.training.devices.utilisation import most_tokens_per_s
-from model.training.devices.wrapping import trained_form
+from model.training.devices.wrapping import wrapped_for_training
 from model.training.objective.cross_batch_memory import DocumentMemory
 from model.training.objective.frozen import NO_MODELS, FrozenModels
 from model.training.objective.objective import Objective
-from model.training.objective.sub_batches import SumObjective, objective_of_parts
+from model.training.objective.sub_batches import SumObjective, objective_of_sub_batches
 from model.training.progress import Progress
 from model.training.schedule import learning_rate_at
-from model.training.settings import TrainingSource, TrainSettings
+from model.training.settings import WITHOUT_EFFECT, TrainingSource, TrainSettings
 from model.training.state import TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
@@ -83,7 +83,7 @@ def train(  # noqa: PLR0913 - all that a training is made of
     team = Team(shares_weights=settings.shard_weights)
     plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
-    with trained_form(encoder, settings, team) as trained, plan.prepared_ahead():
+    with wrapped_for_training(encoder, settings, team) as trained, plan.prepared_ahead():
         trainer = Trainer(trained, plan, settings, checkpoint_folder, team, frozen)
         _take_steps(trainer, own_log, settings, team, on_step)
     return summarise(read_records(own_log))
@@ -180,17 +180,17 @@ class Trainer:
             self._micro_batches.halve(step)
         # outside of the loop: a step of the optimiser that breaks off must not be taken twice
         self._optimizer.step()
-        slices = embedding_MD.split([len(part.items) for part in batch.parts])
-        for part, own in zip(batch.parts, slices, strict=True):
-            self._memory.add(batch.source, part, own[part.num_queries :])
+        slices = embedding_MD.split([len(sub_batch.items) for sub_batch in batch.sub_batches])
+        for sub_batch, own in zip(batch.sub_batches, slices, strict=True):
+            self._memory.add(batch.source, sub_batch, own[sub_batch.num_queries :])
         return record
 
     def _fill_gradients(self, step: int, batch: Step) -> tuple[StepRecord, Tensor]:
         """Gradients of all weights; what is told of the step, and embeddings of the M texts."""
         rate = self._begin(step)
         lengths = [len(item.ids) for item in batch.items]
-        objective = objective_of_parts(
-            [self._memory.recall(step, batch.source, part) for part in batch.parts],
+        objective = objective_of_sub_batches(
+            [self._memory.recall(step, batch.source, sub_batch) for sub_batch in batch.sub_batches],
             loss=self._settings.loss_at(step),
             sizes=self._sizes,
             device=self._encoder.device,
@@ -203,9 +203,11 @@ class Trainer:
                 self._settings.precision,
             ),
         )
-        parts = self._micro_batches.parts(lengths, self._team)
-        is_cached = len(parts) > 1
-        loss, norm, embedding_MD = self._backward(batch, parts, objective, is_cached=is_cached)
+        micro_batches = self._micro_batches.cut(lengths, self._team)
+        is_cached = len(micro_batches) > 1
+        loss, norm, embedding_MD = self._backward(
+            batch, micro_batches, objective, is_cached=is_cached
+        )
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._report_divergence(step, batch, loss, norm)
         record = StepRecord(
@@ -223,7 +225,7 @@ class Trainer:
             soft_label_rows=objective.soft_label_rows,
             losses=objective.losses,
             tokens=sum(lengths),
-            micro_batches=len(parts),
+            micro_batches=len(micro_batches),
             is_grad_cached=is_cached,
             memory_negatives=objective.memory_negatives,
         )
@@ -248,7 +250,7 @@ class Trainer:
     def _backward(
         self,
         batch: Step,
-        parts: list[list[int]],
+        micro_batches: list[list[int]],
         objective: Objective | SumObjective,
         *,
         is_cached: bool,
@@ -257,11 +259,11 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         backward = cached_backward if is_cached else plain_backward
 
-        def embed(part: list[int]) -> Tensor:
-            # a part without texts takes part in the passes with any text, and gives no vector
-            items = [batch.items[text] for text in part or [0]]
+        def embed(micro_batch: list[int]) -> Tensor:
+            # one without texts takes part in the passes with any text, and gives no vector
+            items = [batch.items[text] for text in micro_batch or [0]]
             with decoder_autocast(self._encoder.device, self._settings.precision):
-                return self._encoder.embed(items)[: len(part)]
+                return self._encoder.embed(items)[: len(micro_batch)]
 
         seen: list[Tensor] = []
 
@@ -269,7 +271,7 @@ class Trainer:
             seen.append(embedding_MD)
             return objective.loss_and_gradient(embedding_MD, team)
 
-        loss = backward(embed, parts, len(batch.items), loss_of, self._team)
+        loss = backward(embed, micro_batches, len(batch.items), loss_of, self._team)
         objective.add_up_counts(self._team)
         self._team.add_up_gradients(self._parameters)
         limit = self._settings.gradient_clip_norm
@@ -294,9 +296,8 @@ class Trainer:
             [held.source.name, held.source.table.num_rows, held.source.weight]
             for held in self._plan.sources
         ]
-        settings = asdict(self._settings)
-        # a checkpoint has its own, which the device's memory decided
-        del settings["micro_batch_tokens"]
+        values = asdict(self._settings)
+        settings = {name: values[name] for name in values if name not in WITHOUT_EFFECT}
         fingerprint = {"settings": settings, "sources": sources}
         return json.loads(json.dumps(fingerprint))
 

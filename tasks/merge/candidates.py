@@ -12,7 +12,7 @@ from model.merging.self_positioning import Position, search_position
 from model.merging.slerp import cosines, slerp_task_vectors
 from model.merging.task_vectors import TaskVectors
 from model.merging.uniform_soup import uniform_soup
-from model.merging.weights import Checkpoint, write_merged
+from model.merging.weights import SavedWeights, write_merged
 from model.training.settings import TrainingSource
 from tasks.contract.stage import StageError
 from tasks.machine.compute import Machine
@@ -34,7 +34,7 @@ class Ingredients:
 
     def task_vectors(self) -> TaskVectors:
         """Differences of the variants from the base."""
-        return TaskVectors(Checkpoint(self.base), self._checkpoints())
+        return TaskVectors(SavedWeights(self.base), self._checkpoints())
 
     def write_soup(self, target: Path) -> None:
         """Write the mean of the variants as a model folder."""
@@ -43,7 +43,7 @@ class Ingredients:
     def write_slerp(self, target: Path) -> None:
         """Write the middle of the arc between the task vectors of the two variants."""
         first, second = self._checkpoints()
-        merged, _ = slerp_task_vectors(Checkpoint(self.base), first, second, 0.5)
+        merged, _ = slerp_task_vectors(SavedWeights(self.base), first, second, 0.5)
         write_merged(self.first(), target, merged)
 
     def write_self_positioned(
@@ -96,8 +96,8 @@ class Ingredients:
             },
         }
 
-    def _checkpoints(self) -> list[Checkpoint]:
-        return [Checkpoint(folder) for folder in self.variants.values()]
+    def _checkpoints(self) -> list[SavedWeights]:
+        return [SavedWeights(folder) for folder in self.variants.values()]
 
 
 def _probe_settings(params: Params, machine: Machine) -> ProbeSettings:

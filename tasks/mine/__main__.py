@@ -16,7 +16,7 @@ from tasks.contract.prompts import query_prompt
 from tasks.contract.records import EXAMPLE_SCHEMA, read_table, write_table
 from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
 from tasks.machine.compute import use_compute
-from tasks.mine.texts import MiningTexts, Ragged
+from tasks.mine.texts import MiningTexts, RowNumbers
 from tasks.params.load import Mine, Params
 from tasks.params.paths import ARTIFACTS
 
@@ -194,7 +194,7 @@ def measure(texts: MiningTexts, positive_R: Tensor, found: HardNegatives) -> dic
     }
 
 
-def _scores_of(pairs: Ragged, query_RD: Tensor, document_ND: Tensor) -> Tensor:
+def _scores_of(pairs: RowNumbers, query_RD: Tensor, document_ND: Tensor) -> Tensor:
     pair_P2 = pairs.tensor()
     return pair_scores(query_RD, document_ND, pair_P2[:, 0], pair_P2[:, 1])
 

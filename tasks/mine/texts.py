@@ -20,7 +20,7 @@ from tasks.contract.records import match_key
 
 
 @dataclass(frozen=True)
-class Ragged:
+class RowNumbers:
     """Numbers per row, as pairs in row order: `row_P[i]` has `number_P[i]`."""
 
     row_P: np.ndarray
@@ -63,7 +63,9 @@ class MiningTexts:
             number = self._add(document["text"])
             if document["title"]:
                 self._titled[_key(document["title"], document["text"])].add(number)
-        self.positives = _ragged([[self._add(text) for text in row["positives"]] for row in rows])
+        self.positives = _row_numbers(
+            [[self._add(text) for text in row["positives"]] for row in rows]
+        )
         self.num_candidates = len(self.documents)
         keys = [_key(row["query"]) for row in rows]
         known = self._known_texts(rows, keys)
@@ -71,8 +73,8 @@ class MiningTexts:
             self._explicit(row["negatives"], known[key])
             for row, key in zip(rows, keys, strict=True)
         ]
-        self.negatives = _ragged(explicit)
-        self.forbidden = _ragged(
+        self.negatives = _row_numbers(explicit)
+        self.forbidden = _row_numbers(
             [
                 sorted(self._numbers_of(known[key]).union(own))
                 for key, own in zip(keys, explicit, strict=True)
@@ -107,9 +109,9 @@ class MiningTexts:
         return list(dict.fromkeys(self._add(text) for text in texts if _key(text) not in known))
 
 
-def _ragged(lists: Sequence[Sequence[int]]) -> Ragged:
+def _row_numbers(lists: Sequence[Sequence[int]]) -> RowNumbers:
     lengths = [len(numbers) for numbers in lists]
-    return Ragged(
+    return RowNumbers(
         row_P=np.repeat(np.arange(len(lists)), lengths),
         number_P=np.array([number for numbers in lists for number in numbers], dtype=np.int64),
     )

@@ -1,6 +1,6 @@
 """What a contrastive loss may have beyond its published form; part of each training section."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -39,6 +39,9 @@ class ScoreMask(Section):
     explicit: bool
     """Whether a row's own hard negatives are judged."""
 
+    except_terms: ClassVar[tuple[Term, ...]] = ("documents",)
+    """Terms never judged: the papers define no student's score between two documents."""
+
 
 class Frozen(Section):
     """A model that is asked and not trained.
@@ -58,6 +61,9 @@ class Frozen(Section):
 
 class Guide(Frozen, ScoreMask):
     """A frozen model whose scores tell false negatives (GIST: margin 0, arXiv:2402.16829)."""
+
+    except_terms: ClassVar[tuple[Term, ...]] = ()
+    """GIST judges pairs of documents as well."""
 
 
 class EmbeddingMatching(Section):

@@ -18,7 +18,16 @@ from tasks.params.base import (
     Share,
     Task,
 )
-from tasks.params.losses import Guide, ScoreMask, SoftLabels, Softmax, Teacher, Triplet
+from tasks.params.losses import (
+    EmbeddingMatching,
+    Guide,
+    ScoreMask,
+    SimilarityMatching,
+    SoftLabels,
+    Softmax,
+    Teacher,
+    Triplet,
+)
 
 UNSOUGHT_TOKENS = 4096
 """What `micro_batch_tokens: auto` stands for where nothing is tried."""
@@ -182,7 +191,7 @@ class Training(Section):
     batches: Literal["source", "mixed", "interleaved"]
     """Rows of a step: all of one source, of all sources mixed, or sub-batches of one source each.
     In a mixed one retrieval, nli and bitext share their documents as negatives; classes and
-    clusters are scored apart, and graded rows by their own loss; parts count by their rows."""
+    clusters are scored apart, and graded rows by their own loss; each counts by its rows."""
     sub_batches: PositiveInt
     """Sub-batches per optimiser step where batches are interleaved, each with its own in-batch
     negatives; 1 for the other ways."""
@@ -268,6 +277,16 @@ class Training(Section):
     def tokens_at_once(self) -> int:
         """Tokens per forward pass outside of a training, where no size is sought."""
         return UNSOUGHT_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
+
+    @property
+    def embeddings(self) -> EmbeddingMatching | None:
+        """Term that matches the vectors of the teacher, if there is one."""
+        return self.teacher.embeddings if self.teacher else None
+
+    @property
+    def similarities(self) -> SimilarityMatching | None:
+        """Term that matches the similarities of the teacher, if there is one."""
+        return self.teacher.similarities if self.teacher else None
 
     @model_validator(mode="after")
     def _memory_fits(self) -> Self:

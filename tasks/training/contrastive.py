@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from model.encoder.encoder import Encoder
-from model.encoder.precision import Precision
 from model.losses.presets import PRESETS
 from model.losses.terms import EXPLICIT_TERMS
 from model.training.data.batches import prepare_orders
 from model.training.devices.auto_size import with_fitting_micro_batches
 from model.training.devices.team import Team
-from model.training.settings import LoraSettings, MemorySettings, TrainingSource, TrainSettings
+from model.training.settings import WITHOUT_EFFECT, TrainingSource, TrainSettings
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import train
@@ -30,7 +29,7 @@ from tasks.params.training import Prompts, Training
 from tasks.training.checkpoint_key import checkpoint_key
 from tasks.training.corpus import open_corpus, spool_corpus
 from tasks.training.frozen import frozen_folders, load_frozen
-from tasks.training.loss_options import OPTIONS, loss_options
+from tasks.training.settings import train_settings
 from tasks.training.team import joined_team
 
 INGESTED = ARTIFACTS / "ingest" / "examples"
@@ -79,8 +78,9 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
         _spool(stage)
     team.wait()
     sources = load_sources(params.prompts, stage)
-    settings = replace(
-        train_settings(stage.training, machine.precision),
+    settings = train_settings(
+        stage.training,
+        machine.precision,
         shard_weights=params.compute.parallel == "fsdp2" and team.size > 1,
         compile_blocks=machine.compile_blocks,
     )
@@ -159,17 +159,6 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
                 raise StageError(f"{stage.name}: source {title!r} of task {task}: {fault}")
             sources.append(source)
     return sources
-
-
-def train_settings(training: Training, precision: Precision) -> TrainSettings:
-    """The section as plain values for the trainer; micro-batches of `auto` are yet to be sized."""
-    values = training.model_dump(exclude=set(OPTIONS))
-    values["micro_batch_tokens"] = training.tokens_at_once
-    if training.lora is not None:
-        values["lora"] = LoraSettings(**values["lora"])
-    if training.memory is not None:
-        values["memory"] = MemorySettings(**values["memory"])
-    return TrainSettings(**values, options=loss_options(training), precision=precision)
 
 
 def _sized(
@@ -288,13 +277,13 @@ def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
 
 
 def _key(params: Params, stage: ContrastiveStage, machine: Machine) -> str:
-    found = {"precision": machine.precision, "compile_blocks": machine.compile_blocks}
     settings = {
         "stage": stage.name,
-        "training": stage.training.model_dump(),
+        "training": stage.training.model_dump(exclude=set(WITHOUT_EFFECT)),
         "weights": stage.weights,
         "prompts": params.prompts.model_dump(),
-        "compute": params.compute.model_dump() | found,
+        # not how many threads or processes: a training goes on with more or fewer
+        "machine": [machine.device.type, machine.precision, machine.compile_blocks],
         "attention": params.backbone.attn_implementation,
     }
     inputs = [stage.base, INGESTED]

@@ -16,7 +16,7 @@ from model.encoder.pooling.build import PoolingSettings
 from model.encoder.precision import Precision
 from model.training.data.batches import BatchPlan
 from model.training.devices.team import Team
-from model.training.devices.wrapping import trained_form
+from model.training.devices.wrapping import wrapped_for_training
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.trainer import Trainer
 
@@ -124,7 +124,7 @@ class Ours:
         )  # fmt: skip
         work = Path(tempfile.mkdtemp())
         plan = BatchPlan([source], np.zeros(steps, dtype=int), settings, self.encoder, work)
-        with trained_form(self.encoder, settings, Team()) as trained, plan.prepared_ahead():
+        with wrapped_for_training(self.encoder, settings, Team()) as trained, plan.prepared_ahead():
             yield Trainer(trained, plan, settings, work, Team())
 
     def run(self) -> list[float]:

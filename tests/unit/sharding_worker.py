@@ -24,7 +24,7 @@ class StoppedForTestError(Exception):
 
 
 def settings_of(case: dict[str, Any]) -> TrainSettings:
-    """Parts of 60 tokens: both passes of GradCache, and unequal numbers of parts."""
+    """Micro-batches of 60 tokens: both passes of GradCache, and unequal numbers of them."""
     settings = dataclasses.replace(SETTINGS, micro_batch_tokens=60, shard_weights=case["shared"])
     if case["adapters"]:
         adapters = LoraSettings(4, 8, 0.1, ("q_proj", "down_proj"))

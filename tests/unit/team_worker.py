@@ -33,7 +33,7 @@ from model.training.objective.loss_options import (
     MatchingSettings,
     TripletSettings,
 )
-from model.training.objective.sub_batches import objective_of_parts
+from model.training.objective.sub_batches import objective_of_sub_batches
 from model.training.settings import (
     LoraSettings,
     LossSettings,
@@ -209,19 +209,19 @@ def measure(
     )  # fmt: skip
     models = FrozenModels(guide=other, teacher=other) if case.extra else FrozenModels()
     is_remembering = case.form == "memory"
-    objective = objective_of_parts(
-        [with_memory(part, case.seed) if is_remembering else part for part in batch.parts],
+    objective = objective_of_sub_batches(
+        [with_memory(part, case.seed) if is_remembering else part for part in batch.sub_batches],
         class_negatives="batch" if case.extra else "own",
         loss=loss,
         sizes=list(case.sizes),
         device=encoder.device,
         frozen=models.vectors(batch, own, team, 60, "fp32"),
     )
-    parts = MicroBatches(60, is_packed=True).parts(lengths, team)
+    micro_batches = MicroBatches(60, is_packed=True).cut(lengths, team)
     encoder.zero_grad()
     loss = (cached_backward if case.cached else plain_backward)(
-        lambda part: encoder.embed([batch.items[text] for text in part or [0]])[: len(part)],
-        parts, len(batch.items), objective.loss_and_gradient, team,
+        lambda texts: encoder.embed([batch.items[text] for text in texts or [0]])[: len(texts)],
+        micro_batches, len(batch.items), objective.loss_and_gradient, team,
     )  # fmt: skip
     objective.add_up_counts(team)
     team.add_up_gradients(p for p in encoder.parameters() if p.requires_grad)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from model.encoder.encoder import Encoder
 from model.training.devices.auto_size import (
     CPU_TOKENS,
+    _key,
     largest_fitting,
     remembered,
     try_size,
@@ -61,3 +63,13 @@ def test_a_processor_is_not_tried(pico_encoder: Encoder, tmp_path: Path) -> None
     found = with_fitting_micro_batches(pico_encoder, settings, file, Team())
     assert found == dataclasses.replace(settings, micro_batch_tokens=CPU_TOKENS)
     assert not file.exists()
+
+
+def test_what_a_small_batch_found_is_no_limit_for_a_larger_one(
+    pico_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes beyond a batch are not tried; batches that end at the same size share an answer."""
+    card = SimpleNamespace(name="card", total_memory=1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    small, same, large = (_key(pico_encoder, SETTINGS, most) for most in (900, 1000, 5000))
+    assert small == same != large

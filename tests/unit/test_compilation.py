@@ -16,7 +16,7 @@ from model.encoder.compilation import has_compiler
 from model.encoder.encoder import Encoder
 from model.encoder.tokenization import TokenizedText
 from model.training.devices.team import Team
-from model.training.devices.wrapping import trained_form
+from model.training.devices.wrapping import wrapped_for_training
 from model.training.step_log import StepRecord
 from tasks.machine.compute import use_compute
 from tasks.params.load import load_params
@@ -72,7 +72,7 @@ def test_a_training_that_goes_on_runs_the_same_kernels(
 def test_what_is_compiled_first_fits_batches_of_any_size(pico_folder: Path) -> None:
     settings = dataclasses.replace(SETTINGS, micro_batch_tokens=16384, compile_blocks=True)
     torch.compiler.reset()
-    with trained_form(Encoder.load(pico_folder), settings, Team()) as encoder:
+    with wrapped_for_training(Encoder.load(pico_folder), settings, Team()) as encoder:
         before = counters["stats"]["unique_graphs"]
         for texts in (1, 3, 17, 40, 75, 130, 300, 600):
             items = [TokenizedText(list(range(5, 21)), 0)] * texts

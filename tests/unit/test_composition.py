@@ -1,4 +1,4 @@
-"""Steps of rows from several sources: what they hold, and a loss that is that of their parts."""
+"""Steps of rows from several sources: what they hold, and the loss of their sub-batches."""
 
 import dataclasses
 from collections import Counter
@@ -28,7 +28,7 @@ from model.training.objective.loss_options import (
     TripletSettings,
 )
 from model.training.objective.objective import Objective, objective_of
-from model.training.objective.sub_batches import SumObjective, objective_of_parts
+from model.training.objective.sub_batches import SumObjective, objective_of_sub_batches
 from model.training.settings import LossSettings, TrainingSource, TrainSettings
 from model.training.step_log import read_records
 from model.training.trainer import train
@@ -81,7 +81,7 @@ def test_a_mixed_step_has_one_part_per_kind_of_loss(pico_encoder: Encoder, tmp_p
         made = plan.step(step)
         assert made.source == "mixed"
         assert made.num_queries == 12
-        for part in made.parts:
+        for part in made.sub_batches:
             names = {source_name(row) for row in part.row_ids}
             [kind] = [kind for kind in kinds if names <= set(kind)]
             kinds[kind] += len(names)
@@ -94,7 +94,7 @@ def test_every_row_of_a_mixed_batch_has_the_prompt_of_its_source(
     pico_encoder: Encoder, tmp_path: Path
 ) -> None:
     step = plan_of(pico_encoder, tmp_path, MIXED).step(1)
-    for part in step.parts:
+    for part in step.sub_batches:
         for row, item in zip(part.row_ids, part.items, strict=False):
             name, number = row.split("-")
             text = pico_encoder.tokenizer.decode(item.ids)
@@ -107,7 +107,7 @@ def test_documents_of_a_mixed_batch_keep_their_owners(
 ) -> None:
     plan = plan_of(pico_encoder, tmp_path, MIXED)
     seen = 0
-    for part in (part for step in range(1, 6) for part in plan.step(step).parts):
+    for part in (part for step in range(1, 6) for part in plan.step(step).sub_batches):
         rows = part.num_queries
         assert part.texts.owners[:rows].tolist() == list(range(rows))
         assert len(part.texts.documents) == len(part.texts.owners) == len(part.items) - rows
@@ -123,7 +123,7 @@ def test_a_positive_shared_by_rows_of_two_sources_is_no_negative(
 ) -> None:
     """Rows of equal number modulo 5 share a positive, within a source and across."""
     plan, checked = plan_of(pico_encoder, tmp_path, MIXED), 0
-    for part in (part for step in range(1, 13) for part in plan.step(step).parts):
+    for part in (part for step in range(1, 13) for part in plan.step(step).sub_batches):
         if not part.is_in_batch:
             continue
         rows = slice(0, part.num_queries)
@@ -144,8 +144,8 @@ def test_interleaved_steps_hold_sub_batches_of_one_source_each(
     drawn = draw_steps(SOURCES, INTERLEAVED)
     for step in range(1, 13):
         made = plan.step(step)
-        assert [part.num_queries for part in made.parts] == [4, 4, 4]
-        names = [{source_name(row) for row in part.row_ids} for part in made.parts]
+        assert [part.num_queries for part in made.sub_batches] == [4, 4, 4]
+        names = [{source_name(row) for row in part.row_ids} for part in made.sub_batches]
         assert names == [{SOURCES[number].name} for number in drawn[step - 1]]
 
 
@@ -157,8 +157,8 @@ def test_steps_depend_on_seed_and_step_alone(
     steps = [forward.step(step).row_ids for step in range(1, 13)]
     resumed = plan_of(pico_encoder, tmp_path / "resumed", settings)
     assert [resumed.step(step).row_ids for step in range(12, 0, -1)] == steps[::-1]
-    items = [part.items for part in resumed.step(7).parts]
-    assert items == [part.items for part in forward.step(7).parts]
+    items = [part.items for part in resumed.step(7).sub_batches]
+    assert items == [part.items for part in forward.step(7).sub_batches]
 
 
 def test_a_mixture_walks_each_source_without_repeating_a_row_in_an_epoch() -> None:
@@ -217,7 +217,9 @@ def test_scores_and_plain_texts_of_a_mixed_batch_stay_with_their_items(
     pico_encoder: Encoder, tmp_path: Path
 ) -> None:
     negatives = 0
-    for part in (part for step in scored_steps(pico_encoder, tmp_path) for part in step.parts):
+    for part in (
+        part for step in scored_steps(pico_encoder, tmp_path) for part in step.sub_batches
+    ):
         rows = part.num_queries
         for item, (prompt, text) in zip(part.items, part.plain_texts, strict=True):
             assert pico_encoder.tokenizer.decode(item.ids) == prompt + text
@@ -238,7 +240,9 @@ def test_classes_of_a_mixed_batch_are_equal_where_source_and_label_are(
     pico_encoder: Encoder, tmp_path: Path
 ) -> None:
     of_several = 0
-    for part in (part for step in scored_steps(pico_encoder, tmp_path) for part in step.parts):
+    for part in (
+        part for step in scored_steps(pico_encoder, tmp_path) for part in step.sub_batches
+    ):
         names = {source_name(row) for row in part.row_ids}
         if not names <= {"classes", "clusters"}:
             assert part.texts.classes is None
@@ -285,10 +289,10 @@ def test_loss_and_gradient_are_those_of_the_parts_weighted_by_their_rows(
 ) -> None:
     """Each part embedded and scored alone, with Matryoshka sizes and hard negatives."""
     step = plan_of(pico_encoder, tmp_path, settings).step(2)
-    assert len(step.parts) == 3
+    assert len(step.sub_batches) == 3
     expected_loss, expected = 0.0, [torch.zeros_like(p) for p in pico_encoder.parameters()]
     counts = {"in_batch_negatives": 0.0, "hard_negatives": 0.0, "masked_share": 0.0}
-    for part, objective in zip(step.parts, objectives(step.parts), strict=True):
+    for part, objective in zip(step.sub_batches, objectives(step.sub_batches), strict=True):
         alone = Step(step.source, [part])
         loss, gradient = gradient_of(pico_encoder, alone, objective, cached=False)
         weight = part.num_queries / step.num_queries
@@ -297,7 +301,9 @@ def test_loss_and_gradient_are_those_of_the_parts_weighted_by_their_rows(
             total += weight * own
         for name in counts:
             counts[name] += weight * getattr(objective, name)
-    whole = objective_of_parts(step.parts, loss=LOSS, sizes=[32, 8], device=torch.device("cpu"))
+    whole = objective_of_sub_batches(
+        step.sub_batches, loss=LOSS, sizes=[32, 8], device=torch.device("cpu")
+    )
     loss, gradient = gradient_of(pico_encoder, step, whole, cached=cached)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for found, wanted in zip(gradient, expected, strict=True):
@@ -319,7 +325,7 @@ def test_guide_and_teacher_are_asked_once_and_each_part_gets_what_they_say_of_it
     pico_encoder: Encoder, tmp_path: Path, class_negatives: Literal["own", "batch"]
 ) -> None:
     step, team = scored_steps(pico_encoder, tmp_path)[1], Team()
-    assert len(step.parts) == 3
+    assert len(step.sub_batches) == 3
     other = FrozenModel(pico_encoder, "найди: ", None, max_length_tokens=40)
     models, loss = FrozenModels(other, other), dataclasses.replace(LOSS, options=EVERYTHING)
     arguments: dict[str, Any] = {
@@ -330,14 +336,14 @@ def test_guide_and_teacher_are_asked_once_and_each_part_gets_what_they_say_of_it
     def vectors(asked: Step) -> FrozenVectors:
         return models.vectors(asked, range(len(asked.items)), team, 200, "fp32")
 
-    whole = objective_of_parts(step.parts, frozen=vectors(step), **arguments)
+    whole = objective_of_sub_batches(step.sub_batches, frozen=vectors(step), **arguments)
     found, gradient = gradient_of(pico_encoder, step, whole, cached=True)
     expected: Counter[str] = Counter()
     total, labelled, in_batch = 0.0, 0, 0.0
     weights = [torch.zeros_like(own) for own in gradient]
-    for part in step.parts:
+    for part in step.sub_batches:
         alone = Step(step.source, [part])
-        made = objective_of_parts([part], frozen=vectors(alone), **arguments)
+        made = objective_of_sub_batches([part], frozen=vectors(alone), **arguments)
         value, own_gradient = gradient_of(pico_encoder, alone, made, cached=False)
         share = part.num_queries / step.num_queries
         total += share * value
@@ -364,7 +370,9 @@ def test_guide_and_teacher_are_asked_once_and_each_part_gets_what_they_say_of_it
 def test_one_part_is_scored_by_its_own_objective(pico_encoder: Encoder, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, batches="source")
     step = plan_of(pico_encoder, tmp_path, settings).step(1)
-    made = objective_of_parts(step.parts, loss=LOSS, sizes=[32], device=torch.device("cpu"))
+    made = objective_of_sub_batches(
+        step.sub_batches, loss=LOSS, sizes=[32], device=torch.device("cpu")
+    )
     assert not isinstance(made, SumObjective)
 
 

@@ -548,6 +548,26 @@ def test_a_machine_that_computes_otherwise_begins_a_new_training(
     assert contrastive._key(params, stage, replace(CPU, **other)) != key
 
 
+def test_a_training_out_of_memory_goes_on_with_what_saves_memory(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller micro-batches, activations computed again, other processes: the mathematics stays."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=5, error=torch.OutOfMemoryError("simulated"))
+        with pytest.raises(torch.OutOfMemoryError):
+            pretrain(params_of(workspace))
+    section = load_params(PROFILE).pretrain.training.model_dump() | TRAINING
+    saving = {"micro_batch_tokens": 300, "activation_checkpointing": True, "log_every_steps": 3}
+    compute = {"processes": 1, "parallel": "fsdp2", "threads": 1}
+    params = params_of(workspace, pretrain={"training": section | saving}, compute=compute)
+    seen: list[Any] = []
+    real = contrastive.train
+    monkeypatch.setattr(contrastive, "train", lambda *a, **o: real(*a, **o, on_step=seen.append))
+    pretrain(params)
+    assert seen[0].step > 1
+    assert seen[0].micro_batches > 1, "the size asked for now, not that of the checkpoint"
+
+
 def test_a_teacher_that_is_no_model_is_a_message(workspace: Path) -> None:
     training = load_params(PROFILE).pretrain.training.model_dump() | TRAINING
     training["teacher"] = ADDED["teacher"] | {"checkpoint": str(workspace / "nothing")}

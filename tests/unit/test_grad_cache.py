@@ -74,18 +74,22 @@ def gradients(
         sizes=[32, 8],
         device=encoder.device,
     )
-    parts = token_budget_batches([len(item.ids) for item in batch.items], 60, is_packed=True)
-    assert len(parts) > 2, "the premise: the batch takes several micro-batches"
-    assert len({len(part) for part in parts}) > 1, "the premise: they differ in size"
+    micro_batches = token_budget_batches(
+        [len(item.ids) for item in batch.items], 60, is_packed=True
+    )
+    assert len(micro_batches) > 2, "the premise: the batch takes several micro-batches"
+    assert len({len(micro_batch) for micro_batch in micro_batches}) > 1, (
+        "the premise: they differ in size"
+    )
 
-    def embed(part: list[int]) -> Tensor:
-        items = [batch.items[text] for text in part]
+    def embed(micro_batch: list[int]) -> Tensor:
+        items = [batch.items[text] for text in micro_batch]
         return encoder(*collate(items, pad_id=encoder.pad_id, pool_prompt=False, device="cpu"))
 
     encoder.zero_grad()
     torch.manual_seed(0)
     loss = (cached_backward if cached else plain_backward)(
-        embed, parts, len(batch.items), made.loss_and_gradient, Team()
+        embed, micro_batches, len(batch.items), made.loss_and_gradient, Team()
     )
     found = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
     return loss.item(), found
@@ -102,7 +106,7 @@ def test_cached_gradient_is_the_plain_one(
     task: str,
     dropout: float,
 ) -> None:
-    """With Matryoshka sizes, masks, ragged negatives, parts of unequal size, and dropout."""
+    """With Matryoshka sizes, masks, ragged negatives, unequal micro-batches, and dropout."""
     if dropout:
         pico_encoder.backbone.get_input_embeddings().register_forward_hook(
             lambda _module, _inputs, output: torch.nn.functional.dropout(output, dropout)
@@ -154,13 +158,15 @@ def test_gradients_are_added_to_those_that_are_there(
         sizes=[32, 8],
         device=pico_encoder.device,
     )
-    parts = token_budget_batches([len(item.ids) for item in batch.items], 60, is_packed=True)
+    micro_batches = token_budget_batches(
+        [len(item.ids) for item in batch.items], 60, is_packed=True
+    )
 
-    def embed(part: list[int]) -> Tensor:
-        items = [batch.items[text] for text in part]
+    def embed(micro_batch: list[int]) -> Tensor:
+        items = [batch.items[text] for text in micro_batch]
         return pico_encoder(*collate(items, pad_id=0, pool_prompt=False, device="cpu"))
 
-    plain_backward(embed, parts, len(batch.items), made.loss_and_gradient, Team())
+    plain_backward(embed, micro_batches, len(batch.items), made.loss_and_gradient, Team())
     for name, parameter in pico_encoder.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(parameter.grad, 2 * once[name], rtol=1e-4, atol=1e-5)

@@ -19,7 +19,7 @@ from model.encoder.pooling.multilayer import (
     save_block,
 )
 from model.merging.probe import parameters_by_tensor
-from model.merging.weights import Checkpoint
+from model.merging.weights import SavedWeights
 from model.pruning import prune_encoder
 from model.training.devices.grad_cache import cached_backward, plain_backward
 from model.training.devices.team import Team
@@ -252,7 +252,7 @@ def test_pruning_forgets_the_vectors_of_the_blocks_that_go(
 def test_merging_sees_every_weight_of_the_block(pico_encoder: Encoder, tmp_path: Path) -> None:
     encoder = encoder_of(pico_encoder, "mean")
     encoder.save(tmp_path)
-    assert sorted(parameters_by_tensor(encoder)) == Checkpoint(tmp_path).names
+    assert sorted(parameters_by_tensor(encoder)) == SavedWeights(tmp_path).names
     assert load_file(tmp_path / "1_MultilayerPooling" / "model.safetensors").keys() == set(
         encoder.pooling.state_dict()
     )

@@ -17,7 +17,7 @@ from model.encoder.pooling.projection import build_projection
 from model.losses.matryoshka import matryoshka_sizes
 from model.merging.probe import parameters_by_tensor
 from model.merging.uniform_soup import uniform_soup
-from model.merging.weights import Checkpoint, write_merged
+from model.merging.weights import SavedWeights, write_merged
 
 LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
 
@@ -104,8 +104,8 @@ def test_merging_averages_the_projections(pico_encoder: Encoder, tmp_path: Path)
         second.projection.weight.add_(1.0)
     first.save(tmp_path / "a")
     second.save(tmp_path / "b")
-    assert sorted(parameters_by_tensor(first)) == Checkpoint(tmp_path / "a").names
-    soup = uniform_soup([Checkpoint(tmp_path / name) for name in ("a", "b")])
+    assert sorted(parameters_by_tensor(first)) == SavedWeights(tmp_path / "a").names
+    soup = uniform_soup([SavedWeights(tmp_path / name) for name in ("a", "b")])
     write_merged(tmp_path / "a", tmp_path / "soup", soup)
     merged = load_file(tmp_path / "soup" / "2_Dense" / "model.safetensors")["linear.weight"]
     torch.testing.assert_close(merged, first.projection.weight.detach() + 0.5)

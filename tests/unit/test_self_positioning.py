@@ -16,7 +16,7 @@ from model.merging import self_positioning
 from model.merging.probe import Probe, ProbeSettings, parameters_by_tensor
 from model.merging.self_positioning import fold, search_position
 from model.merging.task_vectors import TaskVectors
-from model.merging.weights import Checkpoint
+from model.merging.weights import SavedWeights
 from model.training.settings import TrainingSource
 
 
@@ -57,7 +57,7 @@ class Toy(nn.Module):
 
 
 @pytest.fixture
-def toy_folders(tmp_path: Path) -> list[Checkpoint]:
+def toy_folders(tmp_path: Path) -> list[SavedWeights]:
     """A base and three variants in float64."""
     generator = torch.Generator().manual_seed(7)
     folders = []
@@ -69,14 +69,14 @@ def toy_folders(tmp_path: Path) -> list[Checkpoint]:
             for name, shape in (("w", (4, 3)), ("b", (3,)))
         }
         save_file(tensors, folder / "model.safetensors")
-        folders.append(Checkpoint(folder))
+        folders.append(SavedWeights(folder))
     return folders
 
 
 FEATURES = torch.randn(6, 4, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 
-def search_toy(folders: list[Checkpoint], *, steps: int, shift: float = 0.1, mu: float = 0.1):
+def search_toy(folders: list[SavedWeights], *, steps: int, shift: float = 0.1, mu: float = 0.1):
     toy = Toy()
 
     def backward(step: int) -> float:
@@ -94,7 +94,7 @@ def search_toy(folders: list[Checkpoint], *, steps: int, shift: float = 0.1, mu:
     )
 
 
-def objective(folders: list[Checkpoint], raw: torch.Tensor, step: int, mu: float) -> torch.Tensor:
+def objective(folders: list[SavedWeights], raw: torch.Tensor, step: int, mu: float) -> torch.Tensor:
     """The searched function written the plain way: all task vectors at once, functional_call."""
     scalars = nn.functional.softplus(raw) + 1e-8
     base = folders[0]
@@ -219,7 +219,9 @@ SETTINGS = ProbeSettings(
 
 
 def test_the_tensors_of_a_folder_are_the_parameters_of_its_encoder(pico_folder: Path):
-    assert sorted(parameters_by_tensor(Encoder.load(pico_folder))) == Checkpoint(pico_folder).names
+    assert (
+        sorted(parameters_by_tensor(Encoder.load(pico_folder))) == SavedWeights(pico_folder).names
+    )
 
 
 def test_probe_batches_depend_on_seed_and_step_alone(pico_encoder: Encoder, tmp_path: Path):

@@ -29,6 +29,8 @@ def trained(
             cases.append({"name": f"{name}-{form}", "shared": shared, "adapters": adapters})
         broken = {"name": f"broken-{form}", "shared": True, "adapters": adapters}
         cases += [broken | {"stop_after": 5}, broken]
+    moved = {"name": "moved", "adapters": False}
+    cases += [moved | {"shared": True, "stop_after": 5}, moved | {"shared": False}]
     arguments = [str(pico_folder), str(folder / "table.parquet"), str(folder), json.dumps(cases)]
     processes = start_team(2, "tests.unit.sharding_worker", *arguments)
     assert [process.wait(400) for process in processes] == [0, 0]
@@ -61,6 +63,15 @@ def test_a_broken_training_with_shared_weights_resumes_exactly(form: str, traine
     assert got_losses == losses
     for name, weight in got.items():
         assert torch.equal(weight, weights[name]), name
+
+
+def test_a_training_with_shared_weights_goes_on_with_whole_ones(trained: Path) -> None:
+    """As on fewer GPUs; moments are found by the names of their parameters."""
+    losses, weights = result(trained / "whole-plain")
+    got_losses, got = result(trained / "moved")
+    assert got_losses == pytest.approx(losses, rel=1e-4)
+    for name, weight in got.items():
+        torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-3)
 
 
 def test_each_process_holds_half_of_the_decoder(trained: Path) -> None:

@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import save_file
 
 from model.merging.slerp import LERP_COSINE, slerp_factors, slerp_task_vectors, slerp_weights
-from model.merging.weights import Checkpoint
+from model.merging.weights import SavedWeights
 
 
-def checkpoint(path: Path, **tensors: list[float]) -> Checkpoint:
+def checkpoint(path: Path, **tensors: list[float]) -> SavedWeights:
     path.mkdir()
     save_file(
         {name: torch.tensor(value) for name, value in tensors.items()}, path / "m.safetensors"
     )
-    return Checkpoint(path)
+    return SavedWeights(path)
 
 
 def factors(cosine: float, t: float) -> tuple[float, float]:

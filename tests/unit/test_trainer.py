@@ -396,7 +396,7 @@ def test_sigterm_saves_the_step_and_the_rerun_goes_on_from_it(
 
 
 def batch_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_a_stop_leaves_no_thread_that_makes_batches(

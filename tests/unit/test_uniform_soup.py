@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from model.encoder.encoder import Encoder
 from model.merging.uniform_soup import uniform_soup
-from model.merging.weights import Checkpoint, require_alike, write_merged
+from model.merging.weights import SavedWeights, require_alike, write_merged
 
 
-def folder_of(path: Path, tensors: dict[str, torch.Tensor]) -> Checkpoint:
+def folder_of(path: Path, tensors: dict[str, torch.Tensor]) -> SavedWeights:
     path.mkdir()
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    return Checkpoint(path)
+    return SavedWeights(path)
 
 
 def test_a_soup_is_the_mean_of_its_models(tmp_path: Path):
@@ -46,7 +46,7 @@ def test_an_empty_soup_is_refused():
 def test_the_soup_of_equal_encoders_is_that_encoder_byte_for_byte(
     pico_folder: Path, tmp_path: Path
 ):
-    write_merged(pico_folder, tmp_path / "soup", uniform_soup([Checkpoint(pico_folder)] * 3))
+    write_merged(pico_folder, tmp_path / "soup", uniform_soup([SavedWeights(pico_folder)] * 3))
     files = sorted(path.relative_to(pico_folder) for path in pico_folder.rglob("*"))
     assert files == sorted(
         path.relative_to(tmp_path / "soup") for path in (tmp_path / "soup").rglob("*")
@@ -65,7 +65,7 @@ def test_a_merged_folder_loads_as_an_encoder_with_the_mean_weights(
             parameter.add_(0.1)
     other.save(tmp_path / "other")
     folders = [pico_folder, tmp_path / "other"]
-    write_merged(pico_folder, tmp_path / "soup", uniform_soup([Checkpoint(f) for f in folders]))
+    write_merged(pico_folder, tmp_path / "soup", uniform_soup([SavedWeights(f) for f in folders]))
     with torch.no_grad():
         for parameter in pico_encoder.backbone.parameters():
             parameter.add_(0.05)
@@ -93,7 +93,7 @@ def test_tensors_are_found_in_whatever_shard_they_lie(tmp_path: Path):
     whole = folder_of(tmp_path / "whole", {"a": torch.tensor([1.0]), "b": torch.tensor([2.0])})
     folder_of(tmp_path / "split", {"a": torch.tensor([3.0])})
     save_file({"b": torch.tensor([6.0])}, tmp_path / "split" / "model-2.safetensors")
-    soup = uniform_soup([whole, Checkpoint(tmp_path / "split")])
+    soup = uniform_soup([whole, SavedWeights(tmp_path / "split")])
     assert [soup("a").item(), soup("b").item()] == [2.0, 4.0]
 
 
@@ -105,7 +105,7 @@ def test_tensors_of_subfolders_are_merged_under_their_own_names(tmp_path: Path):
         save_file(
             {"w": torch.tensor([10.0 * number])}, folder / "1_LatentPooling/model.safetensors"
         )
-    models = [Checkpoint(tmp_path / "0"), Checkpoint(tmp_path / "1")]
+    models = [SavedWeights(tmp_path / "0"), SavedWeights(tmp_path / "1")]
     write_merged(tmp_path / "0", tmp_path / "out", uniform_soup(models))
     assert load_file(tmp_path / "out/1_LatentPooling/model.safetensors")["w"].tolist() == [5.0]
     assert load_file(tmp_path / "out/model.safetensors")["w"].tolist() == [0.5]
@@ -135,11 +135,11 @@ def test_integer_tensors_must_agree(tmp_path: Path):
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="holds no safetensors file"):
-        Checkpoint(tmp_path)
+        SavedWeights(tmp_path)
 
 
 def test_a_truncated_file_is_named(pico_folder: Path, tmp_path: Path):
     shutil.copytree(pico_folder, tmp_path / "cut")
     os.truncate(tmp_path / "cut" / "model.safetensors", 1000)
     with pytest.raises(ValueError, match=r"cut/model.safetensors is no safetensors file"):
-        Checkpoint(tmp_path / "cut")
+        SavedWeights(tmp_path / "cut")

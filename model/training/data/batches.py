@@ -1,6 +1,6 @@
 """Batches: tokens, text hashes and grades of the rows that a step trains on.
 
-A step has one part or several; a part is scored for itself.
+A step has one sub-batch or several: each is scored for itself.
 
 Shape letters: B = queries, N = documents (B positives, then hard negatives),
 Q = remembered documents, D = embedding size.
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from model.encoder.encoder import Encoder
 from model.losses.masks import BatchTexts, text_hashes
 from model.encoder.tokenization import TokenizedText, tokenize
-from model.training.data.prefetch import Ahead
+from model.training.data.prefetch import Prefetch
 from model.training.data.composition import composition_of
 from model.training.data.groups import group_rows
 from model.training.data.memory_mapped import RowReader, table_digest
@@ -39,7 +39,7 @@ STEPS_AHEAD = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are scored together: all of a step, or a part of it."""
+    """Rows that are scored together: all of a step, or a sub-batch of it."""
 
     row_ids: list[str]
     """Ids of the rows, for the message when the step fails."""
@@ -69,22 +69,22 @@ class Step:
 
     source: str
     """Name of the one source, or of the way several were composed."""
-    parts: list[Batch]
+    sub_batches: list[Batch]
 
     @cached_property
     def items(self) -> list[TokenizedText]:
-        """Tokens of all texts, part after part."""
-        return [item for part in self.parts for item in part.items]
+        """Tokens of all texts, sub-batch after sub-batch."""
+        return [item for sub_batch in self.sub_batches for item in sub_batch.items]
 
     @property
     def row_ids(self) -> list[str]:
         """Ids of all rows."""
-        return [row for part in self.parts for row in part.row_ids]
+        return [row for sub_batch in self.sub_batches for row in sub_batch.row_ids]
 
     @property
     def num_queries(self) -> int:
         """Queries of the step."""
-        return sum(part.num_queries for part in self.parts)
+        return sum(sub_batch.num_queries for sub_batch in self.sub_batches)
 
 
 @dataclass(frozen=True)
@@ -203,12 +203,12 @@ class BatchPlan:
         self.sources = [
             SourceReader(source, tokenizer, settings.max_length_tokens) for source in sources
         ]
-        self._ahead: Ahead[Step] | None = None
+        self._ahead: Prefetch[Step] | None = None
 
     @contextmanager
     def prepared_ahead(self) -> Iterator[None]:
         """Meanwhile a thread makes the steps that follow the one asked for; they are the same."""
-        with Ahead(self._make, self._settings.max_steps, STEPS_AHEAD) as self._ahead:
+        with Prefetch(self._make, self._settings.max_steps, STEPS_AHEAD) as self._ahead:
             try:
                 yield
             finally:
@@ -219,22 +219,22 @@ class BatchPlan:
         return self._make(step) if self._ahead is None else self._ahead.get(step)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step that has one part."""
-        [batch] = self.step(step).parts
+        """The batch of a step that has one sub-batch."""
+        [batch] = self.step(step).sub_batches
         return batch
 
     def _make(self, step: int) -> Step:
         rng = np.random.default_rng([self._settings.seed, 2, step])
         draws = self._composition.draws(step)
         readers = [self.sources[draw.source] for draw in draws]
-        parts = [
+        batches = [
             reader.batch(draw.rows, self._settings.hard_negatives, rng)
             for reader, draw in zip(readers, draws, strict=True)
         ]
         if self._settings.batches == "source":
-            return Step(readers[0].source.name, parts)
+            return Step(readers[0].source.name, batches)
         is_mixed = self._settings.batches == "mixed"
-        return Step(self._settings.batches, mixed(parts) if is_mixed else parts)
+        return Step(self._settings.batches, mixed(batches) if is_mixed else batches)
 
 
 def mixed(batches: list[Batch]) -> list[Batch]:
@@ -282,20 +282,20 @@ def _equally_wide(classes: list[np.ndarray]) -> np.ndarray:
     """All rows of classes (B, L), the narrower ones widened by their first class."""
     most = max(own.shape[1] for own in classes)
     fill = [np.repeat(own[:, :1], most - own.shape[1], axis=1) for own in classes]
-    return np.concatenate([np.hstack(parts) for parts in zip(classes, fill, strict=True)])
+    return np.concatenate([np.hstack(pair) for pair in zip(classes, fill, strict=True)])
 
 
-def _queries_first(parts: list[list[Any]], rows: list[int]) -> list[Any]:
+def _queries_first(columns: list[list[Any]], rows: list[int]) -> list[Any]:
     """The queries of all batches, then the positives, then the hard negatives."""
-    queries = [part[:count] for part, count in zip(parts, rows, strict=True)]
-    documents = [part[count:] for part, count in zip(parts, rows, strict=True)]
+    queries = [column[:count] for column, count in zip(columns, rows, strict=True)]
+    documents = [column[count:] for column, count in zip(columns, rows, strict=True)]
     return list(chain(*queries, *_positives_first(documents, rows)))
 
 
-def _positives_first(parts: list[Any], rows: list[int]) -> list[Any]:
+def _positives_first(columns: list[Any], rows: list[int]) -> list[Any]:
     """The positives of all batches, then their hard negatives."""
-    positives = [part[:count] for part, count in zip(parts, rows, strict=True)]
-    negatives = [part[count:] for part, count in zip(parts, rows, strict=True)]
+    positives = [column[:count] for column, count in zip(columns, rows, strict=True)]
+    negatives = [column[count:] for column, count in zip(columns, rows, strict=True)]
     return positives + negatives
 
 

@@ -29,11 +29,11 @@ def string_hashes(strings: pa.Array) -> np.ndarray:
 
     Eight bytes at a time of all strings together, so the cost is that of numpy, not of Python.
     """
-    parts = [
+    hashes = [
         _hashes(strings.slice(start, _STRINGS_AT_ONCE))
         for start in range(0, len(strings), _STRINGS_AT_ONCE)
     ]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64)
+    return np.concatenate(hashes) if hashes else np.empty(0, dtype=np.uint64)
 
 
 def _hashes(strings: pa.Array) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Generic, Self, TypeVar
 Result = TypeVar("Result")
 
 
-class Ahead(Generic[Result]):
+class Prefetch(Generic[Result]):
     """A function of the step, computed a bounded number of steps before it is asked for.
 
     One thread makes one result after the other, so a function that keeps a state is safe; it must
@@ -25,7 +25,7 @@ class Ahead(Generic[Result]):
         self._make = make
         self._last_step = last_step
         self._depth = depth
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._results: dict[int, Future[Result]] = {}
 
     def __enter__(self) -> Self:

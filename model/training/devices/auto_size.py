@@ -2,7 +2,8 @@
 
 Every try is a forward and a backward pass of texts of the greatest length beside the moments that
 the optimiser is going to hold. The answer is kept in a file: a later training on such a machine
-needs no try. A processor is not tried: its memory is not what bounds a micro-batch.
+with batches of such a size needs no try. A processor is not tried: its memory is not what bounds a
+micro-batch.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from model.encoder.precision import decoder_autocast
 from model.encoder.tokenization import TokenizedText
 from model.training.devices.micro_batches import FEWEST_TOKENS
 from model.training.devices.team import Team
-from model.training.devices.wrapping import trained_form
+from model.training.devices.wrapping import wrapped_for_training
 from model.training.settings import TrainSettings
 from model.writing import writing
 
@@ -41,10 +42,10 @@ def with_fitting_micro_batches(
         return replace(settings, micro_batch_tokens=CPU_TOKENS)
     longest = settings.max_length_tokens
     most = settings.batch_size * (2 + settings.hard_negatives) * longest
-    with trained_form(encoder, settings, team) as trained:
+    with wrapped_for_training(encoder, settings, team) as trained:
         tokens = remembered(
             file,
-            _key(trained, settings),
+            _key(trained, settings, most),
             lambda: largest_fitting(lambda size: try_size(trained, settings, size), most),
             team,
         )
@@ -103,8 +104,11 @@ def remembered(file: Path, key: str, find: Callable[[], int], team: Team) -> int
     return known[key]
 
 
-def _key(encoder: Encoder, settings: TrainSettings) -> str:
-    """Name of the machine, and hash of all that decides how much one token takes."""
+def _key(encoder: Encoder, settings: TrainSettings, most: int) -> str:
+    """Name of the machine, and hash of all that decides which answer is found.
+
+    Sizes beyond a batch are not tried, so what a small batch found is no limit for a larger one.
+    """
     machine = torch.cuda.get_device_properties(encoder.device)
     names = (
         "max_length_tokens",
@@ -119,6 +123,8 @@ def _key(encoder: Encoder, settings: TrainSettings) -> str:
         encoder.backbone.config.to_json_string(),
         str(encoder.settings),
         sum(p.numel() for p in encoder.parameters()),
+        # the largest size that would be tried
+        largest_fitting(lambda _: None, most),
         *(values[name] for name in names),
     ]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

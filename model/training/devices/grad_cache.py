@@ -1,9 +1,9 @@
 """One backward pass of a loss over a whole batch, in the memory of one micro-batch if need be.
 
-A contrastive loss couples all texts of a batch, so its gradient is no sum over parts of the
-batch. Both ways here take the gradient of the loss by the embeddings first. `plain_backward` keeps
-the graphs of all parts meanwhile. GradCache keeps none: it embeds everything without a graph, then
-each part again with one, and pushes its share of the gradient through. It costs one more forward
+A contrastive loss couples all texts of a batch, so its gradient is no sum over micro-batches. Both
+ways here take the gradient of the loss by the embeddings first. `plain_backward` keeps all
+graphs meanwhile. GradCache keeps none: it embeds everything without a graph, then each micro-batch
+again with one, and pushes its share of the gradient through. It costs one more forward
 pass.
 
 Shape letters: M = texts of the batch, D = embedding size.
@@ -25,16 +25,16 @@ gradient by them, (M, D): over the team both add up."""
 
 def plain_backward(
     embed: Callable[[list[int]], Tensor],
-    parts: list[list[int]],
+    micro_batches: list[list[int]],
     num_texts: int,
     loss_of: LossAndGradient,
     team: Team,
 ) -> Tensor:
-    """Add this process's part of the gradient to the parameters, holding the graphs of all parts.
+    """Add this process's share of the gradient to the parameters, holding all graphs.
 
     Args:
         embed: Embeddings of the texts of these indices.
-        parts: Every text index of this process once, over the micro-batches.
+        micro_batches: Every text index of this process once, over the micro-batches.
         num_texts: Texts of the whole batch, M.
         loss_of: The loss of the embeddings, in the order of the text indices.
         team: The processes of the training.
@@ -42,50 +42,56 @@ def plain_backward(
     Returns:
         The loss of the whole batch, detached.
     """
-    embedding = team.together(lambda: torch.cat([embed(part) for part in parts]))
-    loss, gradient = _gradient(embedding, parts, num_texts, loss_of, team)
+    embedding = team.together(
+        lambda: torch.cat([embed(micro_batch) for micro_batch in micro_batches])
+    )
+    loss, gradient = _gradient(embedding, micro_batches, num_texts, loss_of, team)
     team.together(lambda: embedding.backward(gradient))
     return loss
 
 
 def cached_backward(
     embed: Callable[[list[int]], Tensor],
-    parts: list[list[int]],
+    micro_batches: list[list[int]],
     num_texts: int,
     loss_of: LossAndGradient,
     team: Team,
 ) -> Tensor:
-    """Add the same gradient as `plain_backward`, holding the graph of one part at a time.
+    """Add the same gradient as `plain_backward`, holding the graph of one micro-batch at a time.
 
-    Each part is embedded twice under the same random state, so dropout masks agree.
+    Each is embedded twice under the same random state, so dropout masks agree.
     """
     states: list[list[Tensor]] = []
     embeddings: list[Tensor] = []
 
     def embed_all() -> None:
         with torch.no_grad():
-            for part in parts:
+            for micro_batch in micro_batches:
                 states.append(_random_state())
-                embeddings.append(embed(part))
+                embeddings.append(embed(micro_batch))
 
     team.together(embed_all)
-    loss, gradient = _gradient(torch.cat(embeddings), parts, num_texts, loss_of, team)
-    gradients = gradient.split([len(part) for part in parts])
+    loss, gradient = _gradient(torch.cat(embeddings), micro_batches, num_texts, loss_of, team)
+    gradients = gradient.split([len(micro_batch) for micro_batch in micro_batches])
 
     def embed_again() -> None:
-        for part, state, own in zip(parts, states, gradients, strict=True):
+        for micro_batch, state, own in zip(micro_batches, states, gradients, strict=True):
             _set_random_state(state)
-            embed(part).backward(own)
+            embed(micro_batch).backward(own)
 
     team.together(embed_again)
     return loss
 
 
 def _gradient(
-    embedding: Tensor, parts: list[list[int]], num_texts: int, loss_of: LossAndGradient, team: Team
+    embedding: Tensor,
+    micro_batches: list[list[int]],
+    num_texts: int,
+    loss_of: LossAndGradient,
+    team: Team,
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient by the embeddings of this process in the order of `parts`."""
-    texts = [text for part in parts for text in part]
+    """The loss, and its gradient by the embeddings of this process in the order given."""
+    texts = [text for micro_batch in micro_batches for text in micro_batch]
     order = sorted(range(len(texts)), key=texts.__getitem__)
     in_order = embedding.detach()[torch.tensor(order, device=embedding.device)]
     every_MD = team.gather(in_order, sorted(texts), num_texts)

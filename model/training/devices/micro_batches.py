@@ -1,7 +1,7 @@
-"""How many tokens are worked on at once, and the parts that a batch is cut into by that.
+"""How many tokens are worked on at once, and the micro-batches that a batch is cut into.
 
-A part that does not fit the device's memory is no fault: the step is taken again with parts of half
-the size, on all processes alike, and so are all that follow.
+One that does not fit the device's memory is no fault: the step is taken again with ones of half the
+size, on all processes alike, and so are all that follow.
 """
 
 import logging
@@ -23,13 +23,13 @@ class MicroBatches:
 
     def __init__(self, tokens: int, *, is_packed: bool) -> None:
         """Begin with `tokens`, padding included unless texts are packed."""
-        self.tokens = tokens
+        self.tokens = self.asked_tokens = tokens
         self._is_packed = is_packed
 
-    def parts(self, lengths: Sequence[int], team: Team) -> list[list[int]]:
-        """The texts of this process, each once, in parts that fit.
+    def cut(self, lengths: Sequence[int], team: Team) -> list[list[int]]:
+        """The texts of this process, each once, in micro-batches that fit.
 
-        Where processes share weights all have equally many parts, and some may be empty.
+        Where processes share weights all have equally many, and some may be empty.
 
         Args:
             lengths: Tokens of every text of the batch.
@@ -38,14 +38,14 @@ class MicroBatches:
         own = team.texts(lengths)
         own_lengths = [lengths[text] for text in own]
         batches = token_budget_batches(own_lengths, self.tokens, is_packed=self._is_packed)
-        parts = [[own[place] for place in part] for part in batches]
+        micro_batches = [[own[place] for place in micro_batch] for micro_batch in batches]
         if team.shares_weights:
-            parts += [[] for _ in range(team.most(len(parts)) - len(parts))]
-        return parts
+            micro_batches += [[] for _ in range(team.most(len(micro_batches)) - len(micro_batches))]
+        return micro_batches
 
     @property
     def can_halve(self) -> bool:
-        """Whether smaller parts are worth a try."""
+        """Whether smaller ones are worth a try."""
         return self.tokens >= 2 * FEWEST_TOKENS
 
     def halve(self, step: int) -> None:

@@ -96,9 +96,9 @@ class Team:
 
     def _add_up_flat(self, gradients: list[Tensor]) -> None:
         flat = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        slices = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, own in zip(gradients, slices, strict=True):
+            gradient.copy_(own.view_as(gradient))
 
     def together(self, work: Callable[[], Result]) -> Result:
         """The result of `work`; out of memory on one process is so on all.

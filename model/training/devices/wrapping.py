@@ -19,7 +19,9 @@ LONG_SUM = 4096
 
 
 @contextlib.contextmanager
-def trained_form(encoder: Encoder, settings: TrainSettings, team: Team) -> Iterator[Encoder]:
+def wrapped_for_training(
+    encoder: Encoder, settings: TrainSettings, team: Team
+) -> Iterator[Encoder]:
     """The encoder as it is trained; afterwards `encoder` is plain again.
 
     It holds the result then, on the leading process at least: where weights were sharded, the

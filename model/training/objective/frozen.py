@@ -3,7 +3,7 @@
 Each embeds every step once, at its full size, without a graph: each process its share of the
 texts, gathered like those of the student. It has a tokenizer of its own, so it takes plain texts.
 
-Shape letters: M = texts of the step, part after part, D = embedding size of the frozen model.
+Shape letters: M = texts of the step, in its order, D = embedding size of the frozen model.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ class FrozenVectors:
     teacher_MD: Tensor | None = None
 
     def split(self, lengths: Sequence[int]) -> list["FrozenVectors"]:
-        """What they say of each part of the texts; the parts have these lengths."""
+        """What they say of each sub-batch of the texts; these are their lengths."""
 
         def cut(vector_MD: Tensor | None) -> Sequence[Tensor | None]:
             return [None] * len(lengths) if vector_MD is None else vector_MD.split(list(lengths))
 
-        parts = zip(cut(self.guide_MD), cut(self.teacher_MD), strict=True)
-        return [FrozenVectors(*vectors) for vectors in parts]
+        pairs = zip(cut(self.guide_MD), cut(self.teacher_MD), strict=True)
+        return [FrozenVectors(*vectors) for vectors in pairs]
 
 
 NO_VECTORS = FrozenVectors()
@@ -76,9 +76,13 @@ class FrozenModel:
 
         def embed_own() -> Tensor:
             embedding_PD = torch.empty((len(own), encoder.embedding_size), device=encoder.device)
-            for part in token_budget_batches(lengths, budget_tokens, is_packed=encoder.is_packed):
+            for micro_batch in token_budget_batches(
+                lengths, budget_tokens, is_packed=encoder.is_packed
+            ):
                 with decoder_autocast(encoder.device, precision):
-                    embedding_PD[part] = encoder.embed([items[place] for place in part])
+                    embedding_PD[micro_batch] = encoder.embed(
+                        [items[place] for place in micro_batch]
+                    )
             return embedding_PD
 
         return team.gather(team.together(embed_own), own, len(step.items))
@@ -86,9 +90,9 @@ class FrozenModel:
     def _prompted(self, step: Step) -> list[tuple[str, str]]:
         """Prompt and text of all items of the step."""
         prompted: list[tuple[str, str]] = []
-        for part in step.parts:
-            for number, (prompt, plain) in enumerate(part.plain_texts):
-                is_query = number < part.num_queries
+        for sub_batch in step.sub_batches:
+            for number, (prompt, plain) in enumerate(sub_batch.plain_texts):
+                is_query = number < sub_batch.num_queries
                 own_prompt = self.query_prompt if is_query else self.document_prompt
                 prompted.append((prompt if own_prompt is None else own_prompt, plain))
         return prompted

@@ -12,7 +12,7 @@ from model.losses.pearson import pearson
 from model.training.data.batches import Batch
 from model.training.devices.team import Team
 from model.training.objective.frozen import FrozenVectors
-from model.training.objective.loss_terms import LossParts
+from model.training.objective.loss_terms import LossTerms
 from model.training.objective.teacher_terms import TeacherTerms
 from model.training.settings import LossSettings
 
@@ -45,7 +45,7 @@ class GradedObjective:
         self._loss = loss
         self._sizes = sizes
         self._teacher = TeacherTerms(batch, loss, sizes, frozen.teacher_MD)
-        self._parts = LossParts([loss.graded, *self._teacher.names], device)
+        self._terms = LossTerms([loss.graded, *self._teacher.names], device)
 
     def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
         """The loss of the (M, D) embeddings and its gradient; 0 on all but the leading process."""
@@ -58,12 +58,12 @@ class GradedObjective:
 
     def add_up_counts(self, team: Team) -> None:
         """Make the terms those of the batch, when the leading process has computed them."""
-        self._parts.add_up(team)
+        self._terms.add_up(team)
 
     @property
     def losses(self) -> dict[str, float]:
         """The terms of the loss, once they were added up."""
-        return self._parts.values()
+        return self._terms.values()
 
     def _whole(self, embedding_MD: Tensor) -> Tensor:
         num_rows = len(self._score_B)
@@ -76,8 +76,8 @@ class GradedObjective:
 
         prefixes = unit_prefixes(embedding_MD, self._sizes)
         weights = self._loss.options.matryoshka_weights
-        parts = {self._loss.graded: matryoshka_mean(graded, prefixes, weights)}
+        terms = {self._loss.graded: matryoshka_mean(graded, prefixes, weights)}
         for name in self._teacher.names:
             whole = self._teacher.of(name, embedding_MD, slice(0, num_rows))
-            parts[name] = whole / num_rows
-        return self._parts.join(parts)
+            terms[name] = whole / num_rows
+        return self._terms.join(terms)

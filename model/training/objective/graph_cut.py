@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Cut:
+class GraphCut:
     """Tensors behind which the graph begins anew."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from model.training.data.candidates import OwnNegatives
 from model.training.settings import LossSettings
 
 
-class OwnTerms:
+class HardNegativeTerms:
     """The terms that the settings ask for; without any there is nothing to compute."""
 
     def __init__(self, batch: Batch, loss: LossSettings, device: torch.device) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.training.devices.team import Team
 
 
-class LossParts:
+class LossTerms:
     """Sums the terms of a batch, share by share; every process must know their names."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
@@ -16,12 +16,12 @@ class LossParts:
         self._names = tuple(names)
         self._sums = torch.zeros(len(names), dtype=torch.float64, device=device)
 
-    def join(self, parts: Mapping[str, Tensor]) -> Tensor:
+    def join(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The terms of one share added up in the order of the names, each one counted."""
-        first, *rest = (parts[name] for name in self._names)
+        first, *rest = (terms[name] for name in self._names)
         self._sums += torch.stack([first, *rest]).detach().double()
-        for part in rest:
-            first = first + part
+        for term in rest:
+            first = first + term
         return first
 
     def add_up(self, team: Team) -> None:

@@ -21,9 +21,9 @@ from model.training.data.candidates import CandidateCounts, Candidates, ScoreMas
 from model.training.devices.team import Team
 from model.training.objective.frozen import NO_VECTORS, FrozenVectors
 from model.training.objective.graded_objective import GradedObjective
-from model.training.objective.graph_cut import Cut
-from model.training.objective.hard_negative_terms import OwnTerms
-from model.training.objective.loss_terms import LossParts
+from model.training.objective.graph_cut import GraphCut
+from model.training.objective.hard_negative_terms import HardNegativeTerms
+from model.training.objective.loss_terms import LossTerms
 from model.training.objective.teacher_terms import TeacherTerms
 from model.training.settings import LossSettings
 
@@ -71,10 +71,10 @@ class ContrastiveObjective:
         self._weights = loss.options.matryoshka_weights
         self._sizes = sizes
         self._device = device
-        self._own = OwnTerms(batch, loss, device)
+        self._own = HardNegativeTerms(batch, loss, device)
         self._teacher = TeacherTerms(batch, loss, sizes, frozen.teacher_MD)
         names = ["contrastive", *(["spread_out"] if loss.spread_out else [])]
-        self._parts = LossParts([*names, *self._own.names, *self._teacher.names], device)
+        self._terms = LossTerms([*names, *self._own.names, *self._teacher.names], device)
         self._counts = CandidateCounts()
         self._num_rows = batch.num_queries
         self.soft_label_rows = 0
@@ -86,7 +86,7 @@ class ContrastiveObjective:
         the batch.
         """
         leaf_MD = embedding_MD.detach().requires_grad_()
-        cut = Cut()
+        cut = GraphCut()
         full = self._similarities(leaf_MD, cut)
         prefixes = {
             size: self._similarities(prefix_MD, cut)
@@ -110,7 +110,7 @@ class ContrastiveObjective:
         self._counts.add_up(terms, team, self._device)
         labelled = torch.tensor(self.soft_label_rows, device=self._device)
         self.soft_label_rows = int(team.add_up(labelled))
-        self._parts.add_up(team)
+        self._terms.add_up(team)
 
     def _slices(self, team: Team) -> list[slice]:
         """Rows of this process, as many at a time as `NUMBERS_AT_ONCE` allows."""
@@ -120,7 +120,7 @@ class ContrastiveObjective:
         starts = range(0, num_rows, width)[team.rank :: team.size]
         return [slice(start, min(start + width, num_rows)) for start in starts]
 
-    def _similarities(self, embedding_MD: Tensor, cut: Cut) -> Similarities:
+    def _similarities(self, embedding_MD: Tensor, cut: GraphCut) -> Similarities:
         """Of all rows, with remembered documents cut to the size of these embeddings."""
         num_rows = self._num_rows
         query_BD, positive_BD, negative_HD = embedding_MD.tensor_split([num_rows, 2 * num_rows])
@@ -147,16 +147,16 @@ class ContrastiveObjective:
         def contrastive(prefix: Similarities) -> Tensor:
             return contrastive_loss(prefix, allowed, self._settings)
 
-        parts = {"contrastive": matryoshka_mean(contrastive, prefixes, self._weights)}
+        terms = {"contrastive": matryoshka_mean(contrastive, prefixes, self._weights)}
         if self._spread_out:
             both = full.query_BD, full.positive_BD
-            parts["spread_out"] = self._spread_out * spread_out(*both, full.rows)
-        parts |= self._own_parts(full, prefixes)
+            terms["spread_out"] = self._spread_out * spread_out(*both, full.rows)
+        terms |= self._own_terms(full, prefixes)
         for name in self._teacher.names:
-            parts[name] = self._teacher.of(name, embedding_MD, full.rows)
-        return self._parts.join(parts) / self._num_rows
+            terms[name] = self._teacher.of(name, embedding_MD, full.rows)
+        return self._terms.join(terms) / self._num_rows
 
-    def _own_parts(
+    def _own_terms(
         self, full: Similarities, prefixes: Mapping[int, Similarities]
     ) -> dict[str, Tensor]:
         if not self._own.names:
@@ -173,7 +173,7 @@ class ContrastiveObjective:
     @property
     def losses(self) -> dict[str, float]:
         """The terms of the loss, weights included; they add up to it."""
-        return {name: total / self._num_rows for name, total in self._parts.values().items()}
+        return {name: total / self._num_rows for name, total in self._terms.values().items()}
 
     @property
     def in_batch_negatives(self) -> float:

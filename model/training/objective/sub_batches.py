@@ -1,6 +1,6 @@
-"""The loss of a step made of several parts: their losses, weighted by their rows.
+"""The loss of a step made of several sub-batches: their losses, weighted by their rows.
 
-Each part is scored for itself, on its slice of the embeddings, so no text of one part is a negative
+Each sub-batch is scored for itself, on its slice of the embeddings, so no text of one is a negative
 of another; embedding and the backward pass are those of one batch.
 
 Shape letters: M = texts of the step, D = embedding size.
@@ -22,12 +22,12 @@ from model.training.settings import LossSettings
 class SumObjective:
     """Objectives over slices of the embeddings; loss and counts are means over all rows."""
 
-    def __init__(self, parts: list[Batch], objectives: list[Objective]) -> None:
-        """Give each part the share of its rows."""
-        rows = sum(part.num_queries for part in parts)
+    def __init__(self, sub_batches: list[Batch], objectives: list[Objective]) -> None:
+        """Give each sub-batch the share of its rows."""
+        rows = sum(sub_batch.num_queries for sub_batch in sub_batches)
         self._objectives = objectives
-        self._weights = [part.num_queries / rows for part in parts]
-        self._lengths = [len(part.items) for part in parts]
+        self._weights = [sub_batch.num_queries / rows for sub_batch in sub_batches]
+        self._lengths = [len(sub_batch.items) for sub_batch in sub_batches]
 
     def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
         """This process's share of the loss of the (M, D) embeddings and of its gradient, (M, D)."""
@@ -62,22 +62,22 @@ class SumObjective:
 
     @property
     def masked_share(self) -> float:
-        """Candidates dropped by the text mask over all candidates of the part."""
+        """Candidates dropped by the text mask over all candidates of the sub-batch."""
         return self._mean(lambda objective: objective.masked_share)
 
     @property
     def masked_by_score(self) -> float:
-        """Candidates dropped by the student's margin over those the texts allow in the part."""
+        """Candidates dropped by the student's margin over those the texts allow there."""
         return self._mean(lambda objective: objective.masked_by_score)
 
     @property
     def masked_by_guide(self) -> float:
-        """Candidates dropped by the frozen guide over those the texts allow in the part."""
+        """Candidates dropped by the frozen guide over those the texts allow there."""
         return self._mean(lambda objective: objective.masked_by_guide)
 
     @property
     def soft_label_rows(self) -> int:
-        """Rows of all parts whose teacher scores took part."""
+        """Rows whose teacher scores took part."""
         return sum(objective.soft_label_rows for objective in self._objectives)
 
     @property
@@ -94,8 +94,8 @@ class SumObjective:
         return sum(w * number for w, number in zip(self._weights, counts, strict=True))
 
 
-def objective_of_parts(
-    parts: list[Batch],
+def objective_of_sub_batches(
+    sub_batches: list[Batch],
     *,
     loss: LossSettings,
     sizes: list[int],
@@ -103,26 +103,26 @@ def objective_of_parts(
     class_negatives: Literal["own", "batch"] = "own",
     frozen: FrozenVectors = NO_VECTORS,
 ) -> Objective | SumObjective:
-    """The objective of each part by its task; of one part alone, that objective itself.
+    """The objective of each sub-batch by its task; of one alone, that objective itself.
 
     Args:
-        parts: Parts of the step.
+        sub_batches: All of the step.
         loss: What they are scored by.
         sizes: Sizes of the embeddings that are trained, largest first.
         device: Where the embeddings are.
-        class_negatives: Whether classes and clusters are set against the rest of their part.
+        class_negatives: Whether classes and clusters are set against the rest of their sub-batch.
         frozen: What guide and teacher say of all texts of the step.
     """
-    lengths = [len(part.items) for part in parts]
+    lengths = [len(sub_batch.items) for sub_batch in sub_batches]
     objectives = [
         objective_of(
-            part,
-            is_in_batch=part.is_in_batch or class_negatives == "batch",
+            sub_batch,
+            is_in_batch=sub_batch.is_in_batch or class_negatives == "batch",
             loss=loss,
             sizes=sizes,
             device=device,
             frozen=vectors,
         )
-        for part, vectors in zip(parts, frozen.split(lengths), strict=True)
+        for sub_batch, vectors in zip(sub_batches, frozen.split(lengths), strict=True)
     ]
-    return objectives[0] if len(objectives) == 1 else SumObjective(parts, objectives)
+    return objectives[0] if len(objectives) == 1 else SumObjective(sub_batches, objectives)
