@@ -7,15 +7,15 @@ starts its own on a free loopback port; the history lies in .samovar/prefect eit
 import atexit
 import contextlib
 import http
-import http.client
 import os
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import httpx
 
 from flows.errors import FlowError
 from flows.processes.process import Processes
@@ -26,6 +26,7 @@ from tasks.params.paths import STATE
 HOST = "127.0.0.1"
 START_WAIT_S = 120.0
 START_POLL_S = 0.1
+ANSWER_WAIT_S = 2.0
 ADDRESS_FILE = STATE / "prefect" / "server.url"
 
 
@@ -139,12 +140,13 @@ def running_server() -> str | None:
 
 
 def is_up(api_url: str) -> bool:
-    """Whether a Prefect API answers at this address."""
+    """Whether a Prefect API answers here; this machine itself is asked without a proxy."""
     try:
-        with urllib.request.urlopen(f"{api_url}/health", timeout=2) as answer:  # noqa: S310 - http
-            return answer.status == http.HTTPStatus.OK
-    except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException):
+        proxies = not _is_loopback(urlsplit(api_url).hostname or "")
+        answer = httpx.get(f"{api_url}/health", timeout=ANSWER_WAIT_S, trust_env=proxies)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
+    return answer.status_code == http.HTTPStatus.OK
 
 
 def free_port() -> int:
