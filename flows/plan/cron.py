@@ -8,6 +8,7 @@ from flows.plan.dag import read_stages
 from flows.plan.forecast import forecast
 
 MONTHLY = "0 3 1 * *"
+FIELDS = 5
 DATES_LOOKED_AT = 60
 
 
@@ -29,6 +30,13 @@ def shortest_gap_s(cron: str, timezone: str) -> float:
     """
     from prefect.server.schemas.schedules import CronSchedule
 
+    given = cron.split()
+    # croniter would read a sixth as seconds, and the line as "every second" at worst
+    if len(given) != FIELDS and not cron.startswith("@"):
+        raise FlowError(
+            f"--cron {cron!r} has {len(given)} fields, a schedule has {FIELDS}: minute, hour, day, "
+            f"month, weekday, such as {MONTHLY!r}; leave seconds and years out"
+        )
     try:
         schedule = CronSchedule(cron=cron, timezone=timezone)
         dates = asyncio.run(schedule.get_dates(DATES_LOOKED_AT))
