@@ -12,8 +12,6 @@ from pathlib import Path
 from tasks.params.paths import STATE
 
 SETTINGS_FILE = Path("infra/prefect.env")
-POOL = "samovar"
-"""The work pool of retrainings."""
 AUTH_FILE = STATE / "prefect" / "auth"
 """Name and password of this checkout's server, readable by its owner alone."""
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 
+import tzlocal
+
 from flows.errors import FlowError
 from flows.plan.dag import read_stages
 from flows.plan.forecast import forecast
@@ -20,6 +22,20 @@ def check_schedule(cron: str, timezone: str) -> str | None:
     """
     gap_s = shortest_gap_s(cron, timezone)
     return overlap(gap_s, sum(each.seconds or 0.0 for each in forecast(read_stages(), {}, set())))
+
+
+def machine_timezone() -> str:
+    """The name of this machine's time zone, in which `03:00` is what its people take it for.
+
+    Raises:
+        FlowError: The machine does not say.
+    """
+    try:
+        return tzlocal.get_localzone_name()
+    except (LookupError, ValueError, OSError) as error:
+        raise FlowError(
+            f"the time zone of this machine is not known ({error}): say --timezone, such as UTC"
+        ) from error
 
 
 def shortest_gap_s(cron: str, timezone: str) -> float:
