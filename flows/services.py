@@ -28,6 +28,7 @@ from flows.server.server import (
     ADDRESS_FILE,
     HOST,
     is_up,
+    reached_at,
     running_server,
     server_command,
     server_settings,
@@ -67,7 +68,7 @@ def up(arguments: argparse.Namespace) -> None:
             "machine: unset it, or say `python -m flows.services work` to be a worker of that one"
         )
     server = Service("server")
-    url = f"http://{HOST}:{arguments.port}"
+    url = f"http://{reached_at(arguments.host)}:{arguments.port}"
     if server.is_alive() and ADDRESS_FILE.exists():
         url = ADDRESS_FILE.read_text(encoding="utf-8").removesuffix("/api")
     # Prefect reads its settings when it is imported, here at the earliest
@@ -143,7 +144,7 @@ def _start_server(server: Service, url: str, command: list[str]) -> None:
     if other:
         raise FlowError(f"{other} is up for this checkout already: end `python -m flows.ui` first")
     check_database()
-    server.start(command, server_settings(url))
+    server.start(command, server_settings())
     _wait(lambda: is_up(f"{url}/api"), server)
     ADDRESS_FILE.write_text(f"{url}/api", encoding="utf-8")
 

@@ -24,6 +24,7 @@ from flows.settings import SERVER_AUTH
 from tasks.params.paths import STATE
 
 HOST = "127.0.0.1"
+EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - names of it, for server_command to judge
 START_WAIT_S = 120.0
 START_POLL_S = 0.1
 ANSWER_WAIT_S = 2.0
@@ -67,7 +68,7 @@ def start_server(port: int) -> Iterator[str]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     processes = Processes()
     with log_path.open("w", encoding="utf-8") as log:
-        process = processes.start(server_command(HOST, port), log.fileno(), server_settings(url))
+        process = processes.start(server_command(HOST, port), log.fileno(), server_settings())
         try:
             deadline = time.monotonic() + START_WAIT_S
             while not is_up(f"{url}/api"):
@@ -98,14 +99,22 @@ def server_command(host: str, port: int) -> list[str]:
     return [*without, sys.executable, "-m", *command]
 
 
-def server_settings(url: str) -> dict[str, str]:
-    """What a server at this address needs in its environment beside infra/prefect.env.
+def reached_at(host: str) -> str:
+    """Where this machine finds a server that listens on `host`, as it stands in an address."""
+    if host in EVERY_ADDRESS:
+        return HOST
+    return f"[{host}]" if ":" in host else host
+
+
+def server_settings() -> dict[str, str]:
+    """What a server needs in its environment beside infra/prefect.env.
 
     Raises:
         FlowError: DATABASE_URL names a kind of database that it cannot use.
     """
-    # the pages ask this address; without it they ask port 4200, whatever the port
-    return {"PREFECT_SERVER_UI_API_URL": f"{url}/api"} | database_settings()
+    # the pages ask the machine and port they come from, also through a tunnel; without it they
+    # ask port 4200 of the machine that the browser runs on
+    return {"PREFECT_SERVER_UI_API_URL": "/api"} | database_settings()
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows.server.server import free_port, is_up
+from flows.server.server import free_port, is_up, reached_at
 from flows.settings import spare_loopback
 
 
@@ -48,6 +48,14 @@ def test_a_server_of_this_machine_is_found_behind_a_proxy(server: str) -> None:
     assert not is_up(server.removesuffix("/api"))
     assert not is_up(f"http://127.0.0.1:{free_port()}/api")
     assert not is_up("no address")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1"), ("10.0.0.5", "10.0.0.5"), ("fd00::5", "[fd00::5]")],  # noqa: S104
+)
+def test_a_server_for_others_is_asked_where_it_listens(host: str, address: str) -> None:
+    assert reached_at(host) == address
 
 
 def test_all_clients_of_ours_leave_the_proxy_out_for_this_machine_only(
