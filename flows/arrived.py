@@ -1,11 +1,14 @@
 """Says that new data are there, which starts a retraining: `python -m flows.arrived s3://...`.
 
-For whoever puts the data there. `python -m flows.services up` has made the deployment that listens.
+For whoever puts the data there. `python -m flows.services up` has made the deployment that listens:
+that of this checkout, or of the one that SAMOVAR_CHECKOUT names.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
+from flows.checkout.names import checkout_name
 from flows.errors import FlowError
 from flows.server.server import require_server
 from flows.settings import use_settings
@@ -28,8 +31,9 @@ def main() -> None:
     # Prefect reads its settings when it is imported, which is why that happens here
     from flows.server.deployment import tell_arrival
 
-    tell_arrival(source)
-    say(f"told {url}: new data at {source}")
+    name = checkout_name(Path.cwd())
+    tell_arrival(source, name)
+    say(f"told {url}: new data at {source}, for {name}")
 
 
 if __name__ == "__main__":

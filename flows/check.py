@@ -24,11 +24,11 @@ from typing import Any
 from rich.console import Console
 
 from flows.checkout.locks import check_checkout_is_free
+from flows.checkout.names import checkout_name
 from flows.errors import FlowError
 from flows.plan.dag import changed, check_data
 from flows.server.database import check_database
 from flows.server.server import running_server
-from flows.settings import POOL
 from flows.show.notify import ADDRESSES, read_addresses
 from tasks.params.load import ParamsError, load_params
 
@@ -152,7 +152,8 @@ def workers() -> Iterator[tuple[str, str]]:
     """
     address = os.environ.get("PREFECT_API_URL") or running_server()
     try:
-        found = _ask(address, f"work_pools/{POOL}/workers/filter", {}) if address else []
+        pool = checkout_name(Path.cwd())
+        found = _ask(address, f"work_pools/{pool}/workers/filter", {}) if address else []
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.NOT_FOUND:
             yield "warning", f"not known, the server answers HTTP {error.code}"

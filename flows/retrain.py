@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.checkout.locks import check_checkout_is_free
+from flows.checkout.names import run_tags
 from flows.errors import FlowError
 from flows.plan.dag import after, changed, check_data, read_stages, select
 from flows.plan.forecast import forecast, forecast_rows, total
@@ -44,11 +45,14 @@ def _retrain(arguments: argparse.Namespace) -> None:
     url, stays_up = use_server()
     say(f"watch it at {url}")
     # Prefect reads its settings when it is imported, which is why that happens here
+    from prefect import tags
+
     from flows.run.pipeline import retrain
 
-    outcomes = retrain(
-        arguments.stages, arguments.force, arguments.publish, from_stage=arguments.from_stage
-    )
+    with tags(*run_tags(Path.cwd())):
+        outcomes = retrain(
+            arguments.stages, arguments.force, arguments.publish, from_stage=arguments.from_stage
+        )
     show_summary(outcomes, url if stays_up else None, _console())
 
 

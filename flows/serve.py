@@ -6,9 +6,11 @@ for a machine that is administered, `python -m flows.services up` does the same 
 
 import argparse
 import sys
+from pathlib import Path
 
+from flows.checkout.names import checkout_name, run_tags
 from flows.errors import FlowError
-from flows.plan.cron import MONTHLY, check_schedule
+from flows.plan.cron import MONTHLY, check_schedule, machine_timezone
 from flows.server.server import use_server
 from flows.settings import use_settings
 from flows.terminal import say, use_terminal
@@ -18,27 +20,30 @@ def main() -> None:
     """Serve the flow until Ctrl-C."""
     parser = argparse.ArgumentParser(description="Retrain on a schedule, one run at a time.")
     parser.add_argument("--cron", default=MONTHLY, help="when, as cron writes it (%(default)s)")
-    parser.add_argument("--timezone", default="UTC", help="of the cron line (%(default)s)")
+    parser.add_argument("--timezone", help="of the cron line (this machine's)")
     arguments = parser.parse_args()
     use_settings()
     use_terminal()
     try:
         url, _ = use_server()
         # Prefect reads its settings when it is imported, here at the latest
-        warning = check_schedule(arguments.cron, arguments.timezone)
+        timezone = arguments.timezone or machine_timezone()
+        warning = check_schedule(arguments.cron, timezone)
     except FlowError as error:
         sys.exit(str(error))
     if warning is not None:
         say(warning)
-    say(f"retraining at {arguments.cron!r} {arguments.timezone}; watch it at {url}")
+    say(f"retraining at {arguments.cron!r} {timezone}; watch it at {url}")
     from prefect.schedules import Cron
 
     from flows.run.pipeline import retrain
-    from flows.server.deployment import NAME, ONE_AT_A_TIME
+    from flows.server.deployment import ONE_AT_A_TIME
 
+    root = Path.cwd()
     retrain.serve(
-        name=NAME,
-        schedule=Cron(arguments.cron, timezone=arguments.timezone),
+        name=checkout_name(root),
+        tags=run_tags(root),
+        schedule=Cron(arguments.cron, timezone=timezone),
         global_limit=ONE_AT_A_TIME,
         print_starting_message=False,
     )

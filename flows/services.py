@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from flows.checkout.locks import check_checkout_is_free
+from flows.checkout.names import checkout_name
 from flows.errors import FlowError
-from flows.plan.cron import MONTHLY, check_schedule
+from flows.plan.cron import MONTHLY, check_schedule, machine_timezone
 from flows.processes.background import Service
 from flows.processes.process import environment
 from flows.server.database import check_database
@@ -27,11 +28,12 @@ from flows.server.server import (
     ADDRESS_FILE,
     HOST,
     is_up,
+    reached_at,
     running_server,
     server_command,
     server_settings,
 )
-from flows.settings import POOL, login_hint, use_settings
+from flows.settings import login_hint, use_settings
 from flows.show.summary import as_table
 from flows.terminal import say, use_terminal
 from tasks.params.load import ParamsError, load_params
@@ -66,20 +68,18 @@ def up(arguments: argparse.Namespace) -> None:
             "machine: unset it, or say `python -m flows.services work` to be a worker of that one"
         )
     server = Service("server")
-    url = f"http://{HOST}:{arguments.port}"
+    url = f"http://{reached_at(arguments.host)}:{arguments.port}"
     if server.is_alive() and ADDRESS_FILE.exists():
         url = ADDRESS_FILE.read_text(encoding="utf-8").removesuffix("/api")
     # Prefect reads its settings when it is imported, here at the earliest
     os.environ["PREFECT_API_URL"] = f"{url}/api"
-    warning = check_schedule(arguments.cron, arguments.timezone)
-    if warning is not None:
-        say(warning)
+    _check_schedule(arguments)
     endpoint = _local_endpoint()
     if endpoint is not None and not _answers(endpoint):
         _start_s3(endpoint)
     if not server.is_alive():
         _start_server(server, url, server_command(arguments.host, arguments.port))
-    _register(arguments.cron, arguments.timezone)
+    _register(arguments)
     worker = Service("worker")
     if not worker.is_alive():
         worker.start(_worker_command(), {})
@@ -114,10 +114,8 @@ def work(arguments: argparse.Namespace) -> None:
     """
     if "PREFECT_API_URL" not in os.environ:
         raise FlowError("set PREFECT_API_URL to the server that the worker belongs to")
-    warning = check_schedule(arguments.cron, arguments.timezone)
-    if warning is not None:
-        say(warning)
-    _register(arguments.cron, arguments.timezone)
+    _check_schedule(arguments)
+    _register(arguments)
     command = _worker_command()
     os.execve(command[0], command, environment())  # noqa: S606 - a program of ours, no shell
 
@@ -146,27 +144,37 @@ def _start_server(server: Service, url: str, command: list[str]) -> None:
     if other:
         raise FlowError(f"{other} is up for this checkout already: end `python -m flows.ui` first")
     check_database()
-    server.start(command, server_settings(url))
+    server.start(command, server_settings())
     _wait(lambda: is_up(f"{url}/api"), server)
     ADDRESS_FILE.write_text(f"{url}/api", encoding="utf-8")
 
 
-def _register(cron: str, timezone: str) -> None:
+def _check_schedule(arguments: argparse.Namespace) -> None:
+    arguments.timezone = arguments.timezone or machine_timezone()
+    warning = check_schedule(arguments.cron or MONTHLY, arguments.timezone)
+    if warning is not None:
+        say(warning)
+
+
+def _register(arguments: argparse.Namespace) -> None:
     from flows.server.deployment import register
 
-    register(Path.cwd(), cron, timezone)
+    say(f"schedule: {register(Path.cwd(), arguments.cron, arguments.timezone)}")
 
 
 def _worker_command() -> list[str]:
-    name = f"{socket.gethostname()}:{Path.cwd().name}"
-    command = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
-    return [sys.executable, "-m", *command]
+    pool = ["--pool", checkout_name(Path.cwd()), "--type", "process", "--name", _worker_name()]
+    return [sys.executable, "-m", "prefect", "worker", "start", *pool]
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}:{Path.cwd().name}"
 
 
 def _worker_state() -> str:
     from flows.server.deployment import worker_state
 
-    return worker_state(f"{socket.gethostname()}:{Path.cwd().name}")
+    return worker_state(checkout_name(Path.cwd()), _worker_name())
 
 
 def _states() -> dict[str, tuple[str, str]]:
@@ -179,7 +187,7 @@ def _states() -> dict[str, tuple[str, str]]:
         os.environ["PREFECT_API_URL"] = url
         from flows.server.deployment import deployment_state
 
-        found["deployment"] = deployment_state()
+        found["deployment"] = deployment_state(checkout_name(Path.cwd()))
         is_online = Service("worker").is_alive() and _worker_state() == "ONLINE"
         where = str(Service("worker").log)
         found["worker"] = ("up", where) if is_online else ("down", Service("worker").last_line())
@@ -253,12 +261,15 @@ def _read_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("action", choices=list(ACTIONS), help="start, stop, show what is healthy; or be a worker")
-    add("--cron", default=MONTHLY, help="when to retrain, as cron writes it (%(default)s)")
-    add("--timezone", default="UTC", help="of the cron line (%(default)s)")
+    add("--cron", help=f"when to retrain; without it as before, at first {MONTHLY!r}")
+    add("--timezone", help="of --cron (this machine's)")
     add("--host", default=HOST, help="address the server listens on (%(default)s)")
     add("--port", type=int, default=PORT, help="its port (%(default)s)")
     add("--force", action="store_true", help="with down: also when a run is going on")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.timezone and not arguments.cron:
+        parser.error("--timezone goes with --cron: say when to retrain as well")
+    return arguments
 
 
 if __name__ == "__main__":

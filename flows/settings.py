@@ -12,11 +12,10 @@ from pathlib import Path
 from tasks.params.paths import STATE
 
 SETTINGS_FILE = Path("infra/prefect.env")
-POOL = "samovar"
-"""The work pool of retrainings."""
 AUTH_FILE = STATE / "prefect" / "auth"
 """Name and password of this checkout's server, readable by its owner alone."""
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def use_settings() -> None:
@@ -26,8 +25,20 @@ def use_settings() -> None:
     os.environ.setdefault("PREFECT_HOME", str((STATE / "prefect").resolve()))
     logging = Path(os.environ.get("PREFECT_LOGGING_SETTINGS_PATH", ""))
     os.environ["PREFECT_LOGGING_SETTINGS_PATH"] = str(logging.resolve())
+    spare_loopback()
     if "PREFECT_API_URL" not in os.environ:
         _use_own_auth()
+
+
+def spare_loopback() -> None:
+    """Have nobody ask a proxy for this machine itself: ours, Prefect's, DVC's and the stages'.
+
+    Where both are set programs read the small name or the capital one: both say the same now.
+    """
+    names = ("no_proxy", "NO_PROXY")
+    given = (part.strip() for name in names for part in os.environ.get(name, "").split(","))
+    hosts = ",".join(dict.fromkeys([*(part for part in given if part), *LOOPBACK]))
+    os.environ.update(dict.fromkeys(names, hosts))
 
 
 def _use_own_auth() -> None:

@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 
+import tzlocal
+
 from flows.errors import FlowError
 from flows.plan.dag import read_stages
 from flows.plan.forecast import forecast
 
 MONTHLY = "0 3 1 * *"
+FIELDS = 5
 DATES_LOOKED_AT = 60
 
 
@@ -21,6 +24,20 @@ def check_schedule(cron: str, timezone: str) -> str | None:
     return overlap(gap_s, sum(each.seconds or 0.0 for each in forecast(read_stages(), {}, set())))
 
 
+def machine_timezone() -> str:
+    """The name of this machine's time zone, in which `03:00` is what its people take it for.
+
+    Raises:
+        FlowError: The machine does not say.
+    """
+    try:
+        return tzlocal.get_localzone_name()
+    except (LookupError, ValueError, OSError) as error:
+        raise FlowError(
+            f"the time zone of this machine is not known ({error}): say --timezone, such as UTC"
+        ) from error
+
+
 def shortest_gap_s(cron: str, timezone: str) -> float:
     """Seconds between two runs of the schedule that lie nearest.
 
@@ -29,6 +46,13 @@ def shortest_gap_s(cron: str, timezone: str) -> float:
     """
     from prefect.server.schemas.schedules import CronSchedule
 
+    given = cron.split()
+    # croniter would read a sixth as seconds, and the line as "every second" at worst
+    if len(given) != FIELDS and not cron.startswith("@"):
+        raise FlowError(
+            f"--cron {cron!r} has {len(given)} fields, a schedule has {FIELDS}: minute, hour, day, "
+            f"month, weekday, such as {MONTHLY!r}; leave seconds and years out"
+        )
     try:
         schedule = CronSchedule(cron=cron, timezone=timezone)
         dates = asyncio.run(schedule.get_dates(DATES_LOOKED_AT))

@@ -7,15 +7,15 @@ starts its own on a free loopback port; the history lies in .samovar/prefect eit
 import atexit
 import contextlib
 import http
-import http.client
 import os
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import httpx
 
 from flows.errors import FlowError
 from flows.processes.process import Processes
@@ -24,8 +24,10 @@ from flows.settings import SERVER_AUTH
 from tasks.params.paths import STATE
 
 HOST = "127.0.0.1"
+EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - names of it, for server_command to judge
 START_WAIT_S = 120.0
 START_POLL_S = 0.1
+ANSWER_WAIT_S = 2.0
 ADDRESS_FILE = STATE / "prefect" / "server.url"
 
 
@@ -66,7 +68,7 @@ def start_server(port: int) -> Iterator[str]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     processes = Processes()
     with log_path.open("w", encoding="utf-8") as log:
-        process = processes.start(server_command(HOST, port), log.fileno(), server_settings(url))
+        process = processes.start(server_command(HOST, port), log.fileno(), server_settings())
         try:
             deadline = time.monotonic() + START_WAIT_S
             while not is_up(f"{url}/api"):
@@ -97,14 +99,22 @@ def server_command(host: str, port: int) -> list[str]:
     return [*without, sys.executable, "-m", *command]
 
 
-def server_settings(url: str) -> dict[str, str]:
-    """What a server at this address needs in its environment beside infra/prefect.env.
+def reached_at(host: str) -> str:
+    """Where this machine finds a server that listens on `host`, as it stands in an address."""
+    if host in EVERY_ADDRESS:
+        return HOST
+    return f"[{host}]" if ":" in host else host
+
+
+def server_settings() -> dict[str, str]:
+    """What a server needs in its environment beside infra/prefect.env.
 
     Raises:
         FlowError: DATABASE_URL names a kind of database that it cannot use.
     """
-    # the pages ask this address; without it they ask port 4200, whatever the port
-    return {"PREFECT_SERVER_UI_API_URL": f"{url}/api"} | database_settings()
+    # the pages ask the machine and port they come from, also through a tunnel; without it they
+    # ask port 4200 of the machine that the browser runs on
+    return {"PREFECT_SERVER_UI_API_URL": "/api"} | database_settings()
 
 
 def _is_loopback(host: str) -> bool:
@@ -139,12 +149,13 @@ def running_server() -> str | None:
 
 
 def is_up(api_url: str) -> bool:
-    """Whether a Prefect API answers at this address."""
+    """Whether a Prefect API answers here; this machine itself is asked without a proxy."""
     try:
-        with urllib.request.urlopen(f"{api_url}/health", timeout=2) as answer:  # noqa: S310 - http
-            return answer.status == http.HTTPStatus.OK
-    except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException):
+        proxies = not _is_loopback(urlsplit(api_url).hostname or "")
+        answer = httpx.get(f"{api_url}/health", timeout=ANSWER_WAIT_S, trust_env=proxies)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
+    return answer.status_code == http.HTTPStatus.OK
 
 
 def free_port() -> int:

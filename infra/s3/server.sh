@@ -121,7 +121,7 @@ initialise() {
     radosgw-admin -c "$config" -n client.rgw.a -k "$folder/keyring" user create --uid=samovar \
         --display-name=samovar --access-key="$access" --secret-key="$secret" >/dev/null 2>&1
     # without this header curl leaves out a part of what S3 signs
-    curl -sf -o /dev/null -X PUT --aws-sigv4 aws:amz:us-east-1:s3 --user "$access:$secret" \
+    curl -sf --noproxy '*' -o /dev/null -X PUT --aws-sigv4 aws:amz:us-east-1:s3 --user "$access:$secret" \
         -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "$(endpoint)/${S3_BUCKET:-samovar}"
     printf 'AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\nAWS_ENDPOINT_URL=%s\n' \
         "$access" "$secret" "$(endpoint)" >"$folder/credentials.env"
@@ -138,7 +138,7 @@ start_rest() {
     [ -n "$(pid_of rgw)" ] || radosgw -c "$config" -n client.rgw.a -k "$folder/keyring" \
         --pid-file "$folder/rgw.pid"
     for _ in $(seq 600); do
-        if curl -sf -o /dev/null "$(endpoint)/"; then
+        if curl -sf --noproxy '*' -o /dev/null "$(endpoint)/"; then
             return
         fi
         sleep 0.1

@@ -15,8 +15,16 @@ from flows.server.server import free_port, is_up
 from flows.settings import read_settings
 from tests.flows.postgres import PASSWORD, Postgres, postgres_bin, serve_postgres
 from tests.flows.s3 import KEYS
-from tests.flows.test_services import start, state
-from tests.flows.toy import AUTH, ROOT, Toy, api, toy_environment, wait_until
+from tests.flows.test_services import state
+from tests.flows.toy import (
+    AUTH,
+    ROOT,
+    Toy,
+    deployment,
+    start,
+    toy_environment,
+    wait_until,
+)
 
 pytestmark = pytest.mark.skipif(
     postgres_bin() is None, reason="PostgreSQL is not installed, NO TEST OF IT RUNS"
@@ -84,7 +92,7 @@ def test_a_run_of_the_worker_is_kept_by_server_and_database(
     with compose.running("server"):
         wait_until(lambda: is_up(str(toy.api_url)), 120)
         with compose.running("worker"):
-            wait_until(lambda: bool(api(toy, "deployments/filter", {})), 90)
+            wait_until(lambda: deployment(toy) is not None, 90)
             run = start(toy)
             wait_until(lambda: state(toy, run) == "Completed", 120)
     query = f"select state_name from flow_run where id = '{run}'"  # noqa: S608 - an id of ours

@@ -8,7 +8,7 @@ import pytest
 from flows.server.server import free_port
 from tests.flows.receiver import webhook
 from tests.flows.s3 import KEYS, S3
-from tests.flows.toy import AUTH, Toy, api, git, wait_until
+from tests.flows.toy import AUTH, Toy, api, git, start, wait_until
 
 pytestmark = pytest.mark.s3
 
@@ -68,8 +68,5 @@ def live(toy: Toy, secrets: dict[str, str]) -> str:
 
 
 def run_deployment(toy: Toy) -> None:
-    body = {"deployments": {"name": {"any_": ["scheduled"]}}}
-    deployment = api(toy, "deployments/filter", body)[0]["id"]
-    run = api(toy, f"deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})
-    wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    wanted = {"flow_runs": {"id": {"any_": [start(toy)]}}}
     wait_until(lambda: api(toy, "flow_runs/filter", wanted)[0]["state_type"] == "COMPLETED", 120)

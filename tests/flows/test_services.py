@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.checkout.names import checkout_name
 from flows.server.server import free_port
 from flows.settings import AUTH_FILE
-from tests.flows.toy import Toy, api, last_run, toy_environment, wait_until
+from tests.flows.toy import Toy, api, deployment, last_run, start, toy_environment, wait_until
 
 
 def services(toy: Toy, *arguments: str, **environment: str) -> tuple[int, str]:
@@ -45,19 +46,10 @@ def local(toy: Toy) -> Toy:
     return Toy(toy.root, None)
 
 
-def deployment(toy: Toy) -> dict[str, Any]:
-    return api(toy, "deployments/filter", {"deployments": {"name": {"any_": ["scheduled"]}}})[0]
-
-
 def runs(toy: Toy) -> list[dict[str, Any]]:
     """Runs that are no dates of the schedule."""
     every = api(toy, "flow_runs/filter", {})
     return [run for run in every if not run["auto_scheduled"]]
-
-
-def start(toy: Toy, **parameters: object) -> str:
-    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return api(toy, f"deployments/{deployment(toy)['id']}/create_flow_run", body)["id"]
 
 
 def state(toy: Toy, run: str) -> str:
@@ -76,13 +68,18 @@ def own_automations(toy: Toy) -> set[str]:
 def test_up_may_be_said_twice_and_status_tells_what_is_healthy(up: Toy):
     before, closing = worker_pid(up), own_automations(up)
     assert len(closing) == 2
+    given = ("--cron", "30 4 * * 1", "--timezone", "Europe/Moscow")
+    status, output = services(local(up), "up", *given)
+    assert status == 0, output
     status, output = services(local(up), "up")
     assert status == 0, output
+    assert "schedule: '30 4 * * 1' Europe/Moscow\n" in output, "what was given stays"
     assert worker_pid(up) == before
     assert own_automations(up) == closing, "a new one would not know which runs it waits for"
     assert len(api(up, "automations/filter", {})) == 3, "two of ours, one of the deployment"
     # the server plans the runs of a deployment every few seconds
-    wait_until(lambda: "retrain/scheduled, next at" in services(local(up), "status")[1], 60)
+    named = f"retrain/{checkout_name(up.root)}: '30 4 * * 1' Europe/Moscow, next at"
+    wait_until(lambda: named in services(local(up), "status")[1], 60)
     assert services(local(up), "status")[0] == 0
 
 
@@ -161,15 +158,18 @@ def test_services_are_not_stopped_under_a_run(up: Toy):
 
 
 def test_a_worker_in_the_foreground_belongs_to_the_server_it_is_told(up: Toy, tmp_path: Path):
-    """As in a container or a unit of systemd. It takes the deployment over: last of `up`."""
+    """As in a container or a unit of systemd; the first checkout keeps its deployment."""
+    before = deployment(up)
     subprocess.run(["cp", "-r", str(up.root), str(tmp_path / "other")], check=True)
     other = Toy(tmp_path / "other", up.api_url)
-    names = {"work_pools": {"name": {"any_": ["samovar"]}}}
     with other.start("work", module="flows.services") as worker:
-        path = f"work_pools/{api(up, 'work_pools/filter', names)[0]['name']}/workers/filter"
+        wait_until(lambda: deployment(other) is not None, 90)
+        path = f"work_pools/{checkout_name(other.root)}/workers/filter"
         wait_until(lambda: any(each["name"].endswith(":other") for each in api(up, path, {})), 90)
         worker.terminate()
         worker.communicate(timeout=60)
+    assert deployment(up) == before
+    assert len(own_automations(up)) == 2
 
 
 def test_up_beside_a_named_server_is_refused(toy: Toy):
@@ -220,10 +220,11 @@ def test_without_a_given_password_one_is_made_and_asked_for(toy: Toy):
 def test_a_worker_without_the_code_ends_a_run_at_once(toy: Toy, tmp_path: Path):
     """As on a machine that does not have the checkout."""
     subprocess.run(["cp", "-r", str(toy.root), str(tmp_path / "there")], check=True)
-    with Toy(tmp_path / "there", toy.api_url).start("work", module="flows.services") as worker:
-        wait_until(lambda: bool(api(toy, "deployments/filter", {})), 90)
+    there = Toy(tmp_path / "there", toy.api_url)
+    with there.start("work", module="flows.services") as worker:
+        wait_until(lambda: deployment(there) is not None, 90)
         (tmp_path / "there").rename(tmp_path / "elsewhere")
-        run = start(toy)
+        run = start(there)
         wait_until(lambda: state(toy, run) == "Crashed", 60)
         worker.terminate()
         worker.communicate(timeout=60)

@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.plan.cron import machine_timezone
 from tests.flows.receiver import webhook
-from tests.flows.toy import Toy, api, last_run, wait_until
+from tests.flows.toy import Toy, api, deployment, last_run, start, wait_until
 
 GONE_S = 5.0
 ONE_STAGE = ("--stages", "training@balanced", "--force", "training@balanced")
@@ -166,12 +167,8 @@ def test_a_scheduled_run_that_is_killed_is_told_by_the_schedule(sleeper: Toy):
 
 def start_scheduled(toy: Toy) -> str:
     """Have the deployment of flows.serve run training@balanced; the id of the run."""
-    name = {"deployments": {"name": {"any_": ["scheduled"]}}}
-    wait_until(lambda: bool(api(toy, "deployments/filter", name)))
-    deployment = api(toy, "deployments/filter", name)[0]["id"]
-    parameters = {"stages": ["training@balanced"], "force": ["training@balanced"]}
-    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return api(toy, f"deployments/{deployment}/create_flow_run", body)["id"]
+    wait_until(lambda: deployment(toy) is not None)
+    return start(toy, stages=["training@balanced"], force=["training@balanced"])
 
 
 def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
@@ -182,10 +179,10 @@ def test_cancelling_in_prefect_ends_the_training(sleeper: Toy):
     sleeper.knob("training-balanced.stubborn")
     with sleeper.start("--cron", "0 0 1 1 *", module="flows.serve") as server:
         run = start_scheduled(sleeper)
-        name = {"deployments": {"name": {"any_": ["scheduled"]}}}
-        found = api(sleeper, "deployments/filter", name)[0]
+        found = deployment(sleeper)
+        assert found is not None
         schedule = found["schedules"][0]["schedule"]
-        assert (schedule["cron"], schedule["timezone"]) == ("0 0 1 1 *", "UTC")
+        assert (schedule["cron"], schedule["timezone"]) == ("0 0 1 1 *", machine_timezone())
         assert found["global_concurrency_limit"]["limit"] == 1
         assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
         training = sleeper.pid("training-balanced")

@@ -20,6 +20,8 @@ from typing import Any
 import psutil
 import yaml
 
+from flows.checkout.names import checkout_name, run_tags
+
 Popen = subprocess.Popen[str]
 ROOT = Path(__file__).resolve().parents[2]
 AUTH = "toy:password of the toys"
@@ -204,7 +206,7 @@ class Toy:
 
 def toy_environment() -> dict[str, str]:
     """The environment without what would reach into a toy checkout from outside."""
-    outside = ("PREFECT_", "AWS_", "PYTHONPATH", "DVC_", "DATABASE_URL")
+    outside = ("PREFECT_", "AWS_", "PYTHONPATH", "DVC_", "DATABASE_URL", "SAMOVAR_CHECKOUT")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
     auth = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_API_AUTH_STRING": AUTH}
     return clean | auth | {"PATH": f"{Path(sys.executable).parent}:{clean['PATH']}"}
@@ -285,8 +287,22 @@ def api(toy: Toy, path: str, body: dict[str, Any], tries: int = 3) -> Any:
     return api(toy, path, body, tries - 1)
 
 
+def deployment(toy: Toy) -> dict[str, Any] | None:
+    """That of this checkout, once it is there."""
+    body = {"deployments": {"name": {"any_": [checkout_name(toy.root)]}}}
+    return next(iter(api(toy, "deployments/filter", body)), None)
+
+
+def start(toy: Toy, **parameters: object) -> str:
+    """Start a run of that deployment, as the schedule or the UI does; its id."""
+    found = deployment(toy)
+    assert found is not None
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return api(toy, f"deployments/{found['id']}/create_flow_run", body)["id"]
+
+
 def last_run(toy: Toy) -> dict[str, Any]:
     """The newest flow run of this checkout, as the server shows it."""
-    tags = {"all_": [f"checkout:{toy.host()}:{toy.root}"]}
+    tags = {"all_": run_tags(toy.root)}
     runs = api(toy, "flow_runs/filter", {"flow_runs": {"tags": tags}, "sort": "START_TIME_DESC"})
     return runs[0]

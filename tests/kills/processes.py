@@ -12,6 +12,7 @@ import psutil
 from tests.flows.postgres import serve_postgres
 from tests.flows.s3 import KEYS
 from tests.flows.toy import Popen, api, last_run, wait_until
+from tests.flows.toy import start as start_run
 from tests.kills.site import (
     ALIVE,
     MOMENTS,
@@ -128,11 +129,7 @@ def deployed(site: Site) -> str:
     """A run of the deployment, as the schedule or the UI starts it, in its training."""
     site.toy.knob("ingest.sleep", "300")
     (site.toy.root / "knobs" / "ingest.pid").unlink(missing_ok=True)
-    body = {"deployments": {"name": {"any_": ["scheduled"]}}}
-    deployment = api(site.toy, "deployments/filter", body)[0]["id"]
-    parameters = {"stages": ["ingest"], "force": ["ingest"]}
-    run = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return api(site.toy, f"deployments/{deployment}/create_flow_run", run)["id"]
+    return start_run(site.toy, stages=["ingest"], force=["ingest"])
 
 
 def worker_kills(site: Site) -> Iterator[Row]:

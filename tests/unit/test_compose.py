@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.server.server import server_settings
+
 INFRA = Path("infra")
-SERVICES = {"database", "server", "worker", "gpu-worker", "s3"}
+SERVICES = {"database", "server", "worker", "s3"}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,24 @@ def test_images_run_as_a_plain_user(path: str) -> None:
     assert "USER samovar" in lines
     assert instructions.index("USER") < instructions.index("ENTRYPOINT")
     assert "RUN" not in instructions[instructions.index("USER") :]
+
+
+def test_gpus_are_given_to_the_one_worker_that_there_is(compose: dict[str, Any]) -> None:
+    """Of two workers of one pool either takes a run: also the one without a GPU."""
+    text = (INFRA / "compose.gpu.yaml").read_text(encoding="utf-8")
+    more = yaml.safe_load(text)["services"]
+    assert set(more) <= set(compose["services"])
+    assert [name for name, each in more.items() if "gpu" in str(each)] == ["worker"]
+    workers = [each for each in compose["services"].values() if "work" in each.get("command", ())]
+    assert len(workers) == 1
+    assert "SAMOVAR_CHECKOUT" in workers[0]["environment"]
+
+
+def test_pages_ask_the_address_that_they_come_from(compose: dict[str, Any]) -> None:
+    """A browser elsewhere would ask its own machine at 127.0.0.1."""
+    server = compose["services"]["server"]["environment"]
+    assert server["PREFECT_SERVER_UI_API_URL"] == server_settings()["PREFECT_SERVER_UI_API_URL"]
+    assert server["PREFECT_SERVER_UI_API_URL"] == "/api"
 
 
 def test_what_is_built_and_run_exists(compose: dict[str, Any]) -> None:

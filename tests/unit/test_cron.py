@@ -16,12 +16,24 @@ def test_the_shortest_gap_is_that_of_the_nearest_two_runs(cron: str, seconds: fl
 
 
 @pytest.mark.parametrize(
-    ("cron", "timezone"), [("monthly", "UTC"), ("0 3 1 *", "UTC"), ("0 3 1 * *", "Mars/Nowhere")]
+    ("cron", "timezone"), [("0 3 1 * mon#9", "UTC"), ("0 3 1 * *", "Mars/Nowhere")]
 )
 def test_what_is_no_schedule_is_told_with_an_example(cron: str, timezone: str) -> None:
     with pytest.raises(FlowError, match="is no schedule: expected five fields such as '0 3 1") as e:
         shortest_gap_s(cron, timezone)
     assert cron in str(e.value)
+
+
+@pytest.mark.parametrize("cron", ["monthly", "0 3 1 *", "*/5 * * * * *", "0 0 3 1 * * 2030", ""])
+def test_a_line_that_does_not_have_five_fields_is_refused(cron: str) -> None:
+    """Six of them would be a run every second."""
+    with pytest.raises(FlowError, match=rf"has {len(cron.split())} fields, a schedule has 5") as e:
+        shortest_gap_s(cron, "UTC")
+    assert repr(cron) in str(e.value)
+
+
+def test_a_name_for_a_schedule_is_one() -> None:
+    assert shortest_gap_s("@monthly", "UTC") == 28 * 24 * 3600
 
 
 def test_runs_longer_than_the_gap_are_warned_of() -> None:
