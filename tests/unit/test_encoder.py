@@ -13,8 +13,8 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from model.encoder import encoder as encoder_file
 from model.encoder.encoder import Encoder, TokenizedText, collate
-from model.encoder.encoder import encoder as encoder_file
 from model.encoder.pooling.build import LatentSize, PoolingSettings
 from model.encoder.tokenization import plain_tokenizer, token_budget_batches, tokenize
 
