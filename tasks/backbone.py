@@ -17,9 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from model import checkpoint
 from model.backbone import scratch
 from model.backbone.attention_temperature import temper_attention
-from model.backbone.decoder import load_decoder, prove_folder
+from model.backbone.decoder import prove_folder
 from model.backbone.rope import require_length, scale_rope
 from model.backbone.scratch import CausalTraining, CurvePoint, DecoderSize
+from model.backbone.source import load_decoder
 from model.encoder import compilation
 from model.encoder.attention import set_attention
 from model.encoder.encoder import Encoder

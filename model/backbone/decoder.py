@@ -1,4 +1,4 @@
-"""The decoder: where it comes from, and the proof of its attention.
+"""The proof of the attention of a decoder.
 
 Bidirectional attention is a setting of the stock transformers classes. A class that ignores it
 gives no error, so nothing is believed unmeasured.
@@ -7,15 +7,14 @@ Shape letters: B = texts, T = tokens, D = hidden size.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from model.encoder.attention import Direction, window_of
 from model.encoder.encoder import Encoder, TokenizedText
@@ -34,59 +33,6 @@ MAX_PADDING_CHANGE_BF16 = 3e-2
 """The same with kernels that work in bfloat16."""
 
 logger = logging.getLogger(__name__)
-
-
-def load_decoder(
-    source: str, *, revision: str | None, attn_implementation: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Decoder without language-model head, in float32, and its tokenizer.
-
-    Args:
-        source: A folder, or an id of the Hugging Face hub; the environment's HF_HUB_OFFLINE,
-            HF_HOME and HF_TOKEN are respected.
-        revision: Commit, tag or branch of a hub id; None takes the newest.
-        attn_implementation: As in transformers: eager, sdpa, flash_attention_2.
-
-    Raises:
-        ValueError: The source cannot be reached, does not exist, holds no such model or needs an
-            attention kernel that is not installed; the message says what to do.
-    """
-    transformers_logging.disable_progress_bar()
-    if not Path(source).is_dir() and source.startswith((".", "/", "~")):
-        raise ValueError(f"backbone.source {source!r}: there is no such folder")
-    try:
-        decoder = AutoModel.from_pretrained(
-            source,
-            revision=revision or "main",
-            dtype=torch.float32,
-            attn_implementation=attn_implementation,
-            # a pickle or a Python file beside the weights could run anything
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision or "main", trust_remote_code=False
-        )
-    except ImportError as error:
-        raise ValueError(
-            f"backbone.attn_implementation {attn_implementation!r} is not installed here: {error}"
-        ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(_explain(source, revision, error)) from error
-    return decoder, tokenizer
-
-
-def _explain(source: str, revision: str | None, error: Exception) -> str:
-    first_line = str(error).strip().split("\n", maxsplit=1)[0]
-    if isinstance(error, SafetensorError):
-        return f"the weights of {source!r} are damaged or cut off ({first_line}): fetch them again"
-    if Path(source).is_dir():
-        return f"the folder {source!r} holds no decoder and fast tokenizer to load: {first_line}"
-    return (
-        f"the hub model {source!r} (revision {revision or 'main'}) cannot be loaded: {first_line}. "
-        "Check the id, the revision and the connection; a gated model needs HF_TOKEN; with "
-        "HF_HUB_OFFLINE=1 it must be in the cache (hf download); or set backbone.source to a folder"
-    )
 
 
 def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:
@@ -213,21 +159,27 @@ def _rounded(value: Tensor) -> float:
 
 
 def _check(measured: dict[str, float], attention: str, name: str, precision: Precision) -> None:
+    """Every comparison is written so that a number that is none fails it."""
     changes = [measured["first_state_change"], measured["first_state_change_padded"]]
-    if attention == "bidirectional" and min(changes) < MIN_CHANGE:
+    if not all(math.isfinite(value) for value in measured.values()):
+        raise ValueError(
+            f"{name} gives numbers that are not finite ({measured}): its weights are damaged, or "
+            "this kernel fails on them"
+        )
+    if attention == "bidirectional" and not min(changes) >= MIN_CHANGE:
         raise ValueError(
             f"{name} stays causal: exchanging a late token changes the first state by "
             f"{min(changes):.3g}, expected at least {MIN_CHANGE:g}. This class of transformers "
             "ignores config.is_causal = False: set backbone.attention to causal or take another "
             "decoder"
         )
-    if attention == "causal" and max(changes) > MAX_NOISE:
+    if attention == "causal" and not max(changes) <= MAX_NOISE:
         raise ValueError(
             f"{name} is not causal: exchanging a late token changes the first state by "
             f"{max(changes):.3g}, expected at most {MAX_NOISE:g}"
         )
     limit = MAX_PADDING_CHANGE if precision == "fp32" else MAX_PADDING_CHANGE_BF16
-    if measured["vector_change_by_padding"] > limit:
+    if not measured["vector_change_by_padding"] <= limit:
         raise ValueError(
             f"{name} sees padding: it changes a vector by "
             f"{measured['vector_change_by_padding']:.3g}, expected at most {limit:g}"

@@ -16,12 +16,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from model.encoder.attention import is_causal
 from model.encoder.pooling import latent, multilayer
 from model.encoder.pooling.build import PoolingSettings
+from model.encoder.weights import check_vocabulary, check_weights, read_weights
 from model.writing import writing
 
 SETTINGS_FILE = "samovar.json"
@@ -178,7 +179,7 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
 
     Raises:
         ValueError: The folder is missing, is no such folder, has another format, or its weights
-            are damaged.
+            are damaged or not those of its config.
     """
     content = _read(folder / SETTINGS_FILE)
     if content.get("format") not in {FORMAT, NEW_FORMAT}:
@@ -189,7 +190,7 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
     transformers_logging.disable_progress_bar()
     settings = PoolingSettings.from_json(content["pooling"])
     try:
-        backbone = AutoModel.from_pretrained(
+        backbone, info = read_weights(
             folder, dtype="auto", attn_implementation=attn_implementation, local_files_only=True
         )
         pooling_state = _pooling_state(folder, settings.kind)
@@ -199,9 +200,15 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
             f"the weights in {folder} are damaged or cut off ({error}): run its stage again, or "
             "fetch it again (dvc pull)"
         ) from error
+    try:
+        check_weights(backbone, info, "run the stage that wrote it again, or fetch it again")
+    except ValueError as error:
+        raise ValueError(f"{folder} does not hold the model it describes: {error}") from error
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    check_vocabulary(backbone, tokenizer, folder)
     return EncoderParts(
         backbone=backbone,
-        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        tokenizer=tokenizer,
         settings=settings,
         pooling_state=pooling_state,
         projection_state=projection_state,

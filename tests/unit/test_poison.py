@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from model.backbone.decoder import load_decoder
+from model.backbone.source import load_decoder
 from tests.unit.tiny_decoders import tiny_config
 
 
