@@ -56,8 +56,8 @@ def _tail(done: subprocess.CompletedProcess[str]) -> str:
     return "\n".join((done.stdout + done.stderr).splitlines()[-40:])
 
 
-def clone_working_tree(target: Path) -> Clone:
-    """Copy every file git would keep, and the sample corpus, into `target` with a first commit."""
+def clone_working_tree(target: Path, sample: Path) -> Clone:
+    """Copy every file git would keep into `target`, `sample` as its data/, with a first commit."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT, text=True, capture_output=True, check=True,
@@ -68,7 +68,7 @@ def clone_working_tree(target: Path) -> Clone:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / name)
     (target / "dvc.lock").unlink(missing_ok=True)
-    shutil.copytree(ROOT / "data", target / "data")
+    shutil.copytree(sample, target / "data")
     shutil.copyfile(ROOT / "infra/profiles/pico.yaml", target / "params.yaml")
     clone = Clone(target)
     clone.run("git", "init", "-q")
