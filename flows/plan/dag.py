@@ -102,12 +102,14 @@ def check_data(changes: dict[str, str]) -> None:
     Raises:
         FlowError: A .dvc file does not match its data.
     """
-    for name, reason in changes.items():
-        if name.endswith(".dvc"):
-            raise FlowError(
-                f"{name}: {reason}. Keep the change with `dvc commit {name}`, "
-                f"or fetch the recorded version with `dvc pull {name}`"
-            )
+    faults = [
+        f"{name}: {reason}. Keep the change with `dvc commit --force {name}`, "
+        f"or fetch the recorded version with `dvc pull {name}`"
+        for name, reason in changes.items()
+        if name.endswith(".dvc")
+    ]
+    if faults:
+        raise FlowError("\n".join(faults))
 
 
 def _in_order(stages: dict[str, Stage]) -> list[Stage]:

@@ -77,8 +77,15 @@ def test_stage_that_never_ran_is_changed():
 
 
 def test_edited_corpus_is_refused():
-    with pytest.raises(FlowError, match=r"data\.dvc: changed outs: data modified.*dvc commit"):
+    with pytest.raises(
+        FlowError, match=r"data\.dvc: changed outs: data modified.*dvc commit --force"
+    ):
         check_data({"ingest": "changed deps", "data.dvc": "changed outs: data modified"})
+
+
+def test_every_edited_corpus_is_named_at_once():
+    with pytest.raises(FlowError, match=r"(?s)a\.dvc.*\nb\.dvc"):
+        check_data({"a.dvc": "changed outs", "b.dvc": "changed outs"})
 
 
 def test_changed_stages_are_no_matter_of_data():
