@@ -1,4 +1,4 @@
-"""What README says of data, in a checkout with our .gitignore, typed where there is no terminal."""
+"""What README says of data and experiments, typed in a checkout with our .gitignore."""
 
 import re
 import shlex
@@ -50,7 +50,7 @@ def test_data_are_imported_from_elsewhere(checkout: Path, tmp_path: Path) -> Non
     (tmp_path / "bucket" / "a.csv").write_text("text\n")
     [(name, _, target)] = commands("import-url")
     assert dvc([name, "-q", str(tmp_path / "bucket"), target]) == 0
-    [added] = re.findall(r"    git add (.*)", README)
+    [added] = re.findall(r"    git add (.*\.dvc .*)", README)
     subprocess.run(["git", "add", *added.split()], check=True)
     assert (checkout / target / "a.csv").exists()
     left = subprocess.run(
@@ -58,3 +58,42 @@ def test_data_are_imported_from_elsewhere(checkout: Path, tmp_path: Path) -> Non
     )
     assert left.stdout == "", "git does not ignore the data"
     assert dvc(["status", "-q"]) == 0
+
+
+STAGE = """
+stages:
+  one:
+    cmd: mkdir -p artifacts && cp params.yaml artifacts/metrics.yaml
+    deps: [data]
+    params: [prune.fraction]
+    metrics: [artifacts/metrics.yaml]
+"""
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a", *arguments], check=True)
+
+
+def test_an_experiment_leaves_params_alone_and_is_compared(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "a@localhost")
+    (checkout / "params.yaml").write_text("prune: {fraction: 0.25}  # a note\n")
+    (checkout / "dvc.yaml").write_text(STAGE)
+    git("add", "--all")
+    git("commit", "-q", "-m", "start")
+    assert dvc(["repro", "-q"]) == 0
+    git("add", "dvc.lock")
+    git("commit", "-q", "-m", "Before")
+    [run] = commands("exp run")
+    compare = next(each for each in commands("metrics diff") if "HEAD" in each)
+    before = (checkout / "params.yaml").read_bytes()
+    assert dvc(run) == 0
+    assert (checkout / "params.yaml").read_bytes() == before
+    capsys.readouterr()
+    assert dvc(compare) == 0
+    assert "-0.25" in capsys.readouterr().out
+    [remove] = commands("exp remove")
+    assert dvc(remove) == 0
