@@ -18,15 +18,10 @@ help:  ## Show this list
 	$(RUN) pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	touch $@
 
-.venv/.sample: .venv/.installed data.dvc $(wildcard $(addprefix infra/sample/,*.py *.tsv *.txt facts/* templates/*))
-	$(RUN) infra.sample.generate data
-	dvc commit --quiet --force data.dvc
-	git diff --quiet data.dvc || echo "data/ differs from what git records in data.dvc: commit data.dvc if that is meant"
-	touch $@
-
 setup: .venv/.installed  ## Create .venv with the pinned dependencies
 
-data: .venv/.sample  ## Generate the bundled sample corpus
+data: setup  ## Generate the bundled sample corpus; data of your own are never touched
+	$(RUN) infra.sample.place
 
 demo: data  ## Run the whole chain on the bundled sample corpus
 	$(RUN) flows.retrain --profile sample
@@ -34,7 +29,8 @@ demo: data  ## Run the whole chain on the bundled sample corpus
 pico: data  ## The same chain with a toy model, in about two minutes
 	$(RUN) flows.retrain --profile pico
 
-real: data  ## The chain on real texts: make real DATA=folder with train/ and rumteb/
+real: setup  ## The chain on real texts: make real DATA=folder with train/ and rumteb/
+	$(RUN) infra.sample.place --if-free
 	$(RUN) flows.retrain --profile rumteb-small --data $(DATA)
 
 retrain: setup  ## Run params.yaml as it stands
@@ -49,11 +45,11 @@ pull: setup  ## Fetch data and outputs of this commit from the store
 profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 	$(RUN) flows.profile $(PROFILE)
 
-test: data lint  ## Lint, then what a change must pass in minutes: every test but those marked slow
+test: lint  ## Lint, then what a change must pass in minutes: every test but those marked slow
 	$(RUN) pytest -n 2 --dist loadfile -m "not slow and not s3"
 
 # whole chains come first by name and last longest: a reordering would leave them to one worker
-test-all: data lint  ## Lint, then everything: whole chains, services, S3, PostgreSQL, kills, teams
+test-all: lint  ## Lint, then everything: whole chains, services, S3, PostgreSQL, kills, teams
 	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/flows/test_stop.py
 	$(RUN) pytest tests/flows/test_stop.py  # holds to deadlines: nothing else may run meanwhile
 

@@ -87,7 +87,9 @@ def decide(
     for rival in rivals:
         _judge_rival(candidate, rival, failures, passes)
     if champion is None:
-        passes.append("No model is published yet, so there is no champion to compare with.")
+        passes.append(
+            "No other model was published when this was judged: there was no champion to beat."
+        )
     elif candidate.tasks.keys() != champion.tasks.keys():
         failures.append(
             f"{_other_tasks(candidate, champion)} Their means cannot be compared: evaluate the "

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from tasks.contract.stage import StageError
-from tasks.ingest.locations import source_files
 from tasks.params.data import API_KEY_VARIABLE
 from tasks.params.load import Params, load_params
 from tasks.store.storage import open_filesystem, open_storage
@@ -31,12 +30,13 @@ def main() -> None:
     for name, probe in PROBES.items():
         try:
             for level, text in probe(params):
-                _print(name, level, text)
+                print_finding(name, level, text)
         except StageError as error:
-            _print(name, "error", str(error))
+            print_finding(name, "error", str(error))
 
 
-def _print(name: str, level: Level, text: str) -> None:
+def print_finding(name: str, level: Level, text: str) -> None:
+    """One line for `python -m flows.check`, at once: it may stop waiting for the next."""
     finding = {"name": name, "level": level, "text": text}
     sys.stdout.write(json.dumps(finding, ensure_ascii=False) + "\n")
     sys.stdout.flush()
@@ -98,28 +98,6 @@ def store(params: Params) -> Iterator[tuple[Level, str]]:
             )
 
 
-def corpora(params: Params) -> Iterator[tuple[Level, str]]:
-    """The files of every source, and the folders of the evaluation tasks."""
-    faults = 0
-    for name, source in params.ingest.sources.items():
-        try:
-            source_files(name, source, params.data.corpus, params.store.endpoint_url)
-        except StageError as error:
-            faults += 1
-            yield "error", str(error)
-    benchmark = open_storage(params.data.benchmark, params.store.endpoint_url)
-    missing = [task for task in params.evaluate.tasks if not benchmark.exists(task)]
-    if missing:
-        faults += 1
-        yield "error", f"{params.data.benchmark} has no folder {', '.join(missing)}"
-    if not faults:
-        yield (
-            "ok",
-            f"{len(params.ingest.sources)} sources in {params.data.corpus}, "
-            f"{len(params.evaluate.tasks)} tasks in {params.data.benchmark}",
-        )
-
-
 def llm(params: Params) -> Iterator[tuple[Level, str]]:
     """Whether the endpoint that writes queries answers and takes the key."""
     endpoint = params.synthesize.endpoint
@@ -143,7 +121,6 @@ def llm(params: Params) -> Iterator[tuple[Level, str]]:
 
 PROBES: dict[str, Callable[[Params], Iterator[tuple[Level, str]]]] = {
     "processors": processors,
-    "corpora": corpora,
     "llm": llm,
     "store": store,
 }

@@ -85,9 +85,11 @@ def _commit(git: "_Git", record: Record, tag: str, message: str) -> None:
 
 
 def _written_for_git(repo: Repo) -> list[str]:
-    """What a run writes and DVC does not keep: the lock file, small outputs with `cache: false`."""
-    outs = [out for stage in repo.index.stages for out in stage.outs if not out.use_cache]
-    paths = [*ALWAYS, *(str(out.def_path) for out in outs)]
+    """What DVC does not keep: the lock file, .dvc files, small outputs with `cache: false`."""
+    stages = repo.index.stages
+    outs = [out for stage in stages for out in stage.outs if not out.use_cache]
+    data = [str(stage.relpath) for stage in stages if stage.is_data_source]
+    paths = [*ALWAYS, *data, *(str(out.def_path) for out in outs)]
     return [path for path in paths if Path(path).exists()]
 
 

@@ -14,6 +14,8 @@ from dvc.stage import PipelineStage
 
 from flows.errors import FlowError
 
+NEVER_RUN = "dvc.lock has no run of it"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -89,7 +91,17 @@ def changed() -> dict[str, str]:
     """What is not up to date: stage or .dvc file to a short reason. Hashes changed files only."""
     try:
         with open_repo() as repo:
-            return {name: _reason(faults) for name, faults in repo.status().items()}
+            # without an entry in dvc.lock DVC calls every input modified, though nobody touched it
+            new = {
+                str(stage.addressing)
+                for stage in repo.index.stages
+                if isinstance(stage, PipelineStage)
+                and not any(item.hash_info for item in (*stage.deps, *stage.outs))
+            }
+            return {
+                name: NEVER_RUN if name in new else _reason(faults)
+                for name, faults in repo.status().items()
+            }
     except DvcException as error:
         raise FlowError(f"dvc status failed: {error}") from error
 
@@ -102,12 +114,14 @@ def check_data(changes: dict[str, str]) -> None:
     Raises:
         FlowError: A .dvc file does not match its data.
     """
-    for name, reason in changes.items():
-        if name.endswith(".dvc"):
-            raise FlowError(
-                f"{name}: {reason}. Keep the change with `dvc commit {name}`, "
-                f"or fetch the recorded version with `dvc pull {name}`"
-            )
+    faults = [
+        f"{name}: {reason}. Keep the change with `dvc commit --force {name}`, "
+        f"or fetch the recorded version with `dvc pull {name}`"
+        for name, reason in changes.items()
+        if name.endswith(".dvc")
+    ]
+    if faults:
+        raise FlowError("\n".join(faults))
 
 
 def _in_order(stages: dict[str, Stage]) -> list[Stage]:

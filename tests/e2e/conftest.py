@@ -4,17 +4,18 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.clone import ROOT, Clone, clone_working_tree
+from infra.sample.generate import generate
+from tests.e2e.clone import Clone, clone_working_tree
 
 
 @pytest.fixture(scope="session")
 def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clone]:
-    """Factory of fresh clones; needs the sample corpus (make data)."""
-    if not (ROOT / "data/train").is_dir():
-        pytest.fail("data/ is missing: run `make data` before the tests")
+    """Factory of fresh clones with the sample corpus, whatever lies in data/ of this checkout."""
+    sample = tmp_path_factory.mktemp("sample")
+    generate(sample)
 
     def make(name: str) -> Clone:
-        return clone_working_tree(tmp_path_factory.mktemp(name))
+        return clone_working_tree(tmp_path_factory.mktemp(name), sample)
 
     return make
 

@@ -1,6 +1,7 @@
 """What git keeps of a published version: a commit and a tag, and the checkout as it was."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,13 @@ def test_a_file_that_git_does_not_have_is_named(root: Path):
     with pytest.raises(FlowError, match=r"stages read stage\.py, which git does not have"):
         record_version(root, LOCAL, TAG, "it")
     assert git(root, "tag") == ""
+
+
+def test_a_dvc_file_that_nobody_added_to_git_is_in_the_tag(root: Path):
+    (root / "extra.txt").write_text("imported")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "extra.txt"], cwd=root, check=True)
+    record_version(root, LOCAL, TAG, "it")
+    assert "extra.txt" in git(root, "show", f"{TAG}:extra.txt.dvc")
 
 
 def test_a_folder_without_git_says_so(root: Path, tmp_path: Path):

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.cli import main as dvc
 
 from flows.errors import FlowError
-from flows.plan.dag import changed, check_data, read_stages, select
+from flows.plan.dag import NEVER_RUN, changed, check_data, read_stages, select
 
 # of pygtrie, inside DVC
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 
 def entry(name: str, *inputs: str) -> dict[str, object]:
     return {
-        "cmd": f"mkdir -p out && echo x > out/{name}",
+        "cmd": f"mkdir -p out && echo x > out/{name} && echo {{}} > out/{name}.json",
         "deps": list(inputs),
         "outs": [f"out/{name}"],
         "metrics": [f"out/{name}.json"],
@@ -72,13 +73,26 @@ def test_unknown_name_is_refused_with_the_known_ones(repository):
 
 @pytest.mark.usefixtures("repository")
 def test_stage_that_never_ran_is_changed():
-    assert changed().keys() == {"first", "many@a", "many@b", "last"}
-    assert "out/first deleted" in changed()["first"]
+    assert changed() == dict.fromkeys(("first", "many@a", "many@b", "last"), NEVER_RUN)
+
+
+def test_stage_that_ran_says_what_differs(repository):
+    assert dvc(["repro", "-q", "first"]) == 0
+    assert "first" not in changed()
+    (repository / "source.txt").write_text("edited")
+    assert changed()["first"] == "changed deps: source.txt modified"
 
 
 def test_edited_corpus_is_refused():
-    with pytest.raises(FlowError, match=r"data\.dvc: changed outs: data modified.*dvc commit"):
+    with pytest.raises(
+        FlowError, match=r"data\.dvc: changed outs: data modified.*dvc commit --force"
+    ):
         check_data({"ingest": "changed deps", "data.dvc": "changed outs: data modified"})
+
+
+def test_every_edited_corpus_is_named_at_once():
+    with pytest.raises(FlowError, match=r"(?s)a\.dvc.*\nb\.dvc"):
+        check_data({"a.dvc": "changed outs", "b.dvc": "changed outs"})
 
 
 def test_changed_stages_are_no_matter_of_data():

@@ -66,7 +66,9 @@ def test_the_candidate_must_exceed_a_rung_even_without_a_champion() -> None:
 def test_the_first_candidate_needs_no_champion() -> None:
     failed, passed = decide(RULES, scores("final", STS=0.5), None, [])
     assert failed == []
-    assert passed == ["No model is published yet, so there is no champion to compare with."]
+    assert passed == [
+        "No other model was published when this was judged: there was no champion to beat."
+    ]
 
 
 def test_other_tasks_than_the_champions_fail_and_are_named() -> None:

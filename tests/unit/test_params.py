@@ -35,9 +35,9 @@ def test_every_profile_loads_and_survives_a_round_trip(path: Path, tmp_path: Pat
     assert load_params(copy) == params
 
 
-def test_params_yaml_is_a_copy_of_a_profile() -> None:
-    content = (SAMPLE.parents[2] / "params.yaml").read_bytes()
-    assert content in {path.read_bytes() for path in PROFILES}
+def test_params_yaml_as_it_stands_loads() -> None:
+    """It may be edited, and is no copy of a profile then."""
+    load_params(SAMPLE.parents[2] / "params.yaml")
 
 
 def test_a_missing_file_says_what_to_copy(tmp_path: Path) -> None:
