@@ -29,7 +29,7 @@ from model.training.devices.team import Team
 from model.training.devices.utilisation import most_tokens_per_s
 from model.training.devices.wrapping import wrapped_for_training
 from model.training.objective.cross_batch_memory import DocumentMemory
-from model.training.objective.frozen import NO_MODELS, FrozenModels
+from model.training.objective.frozen import NO_MODELS, FrozenModels, FrozenVectors
 from model.training.objective.objective import Objective
 from model.training.objective.sub_batches import SumObjective, objective_of_sub_batches
 from model.training.progress import Progress
@@ -174,35 +174,33 @@ class Trainer:
             try:
                 record, embedding_MD = self._fill_gradients(step, batch)
                 break
-            except torch.OutOfMemoryError:
-                if self._team.shares_weights or not self._micro_batches.can_halve:
+            except torch.OutOfMemoryError as error:
+                if not (self._team.agrees_on(error) and self._micro_batches.can_halve):
                     raise
             self._micro_batches.halve(step)
         # outside of the loop: a step of the optimiser that breaks off must not be taken twice
+        self._team.together(lambda: self._finish(batch, embedding_MD))
+        return record
+
+    def _finish(self, batch: Step, embedding_MD: Tensor) -> None:
+        """Change the weights by their gradients, and remember the documents."""
         self._optimizer.step()
         slices = embedding_MD.split([len(sub_batch.items) for sub_batch in batch.sub_batches])
         for sub_batch, own in zip(batch.sub_batches, slices, strict=True):
             self._memory.add(batch.source, sub_batch, own[sub_batch.num_queries :])
-        return record
 
     def _fill_gradients(self, step: int, batch: Step) -> tuple[StepRecord, Tensor]:
         """Gradients of all weights; what is told of the step, and embeddings of the M texts."""
         rate = self._begin(step)
         lengths = [len(item.ids) for item in batch.items]
-        objective = objective_of_sub_batches(
-            [self._memory.recall(step, batch.source, sub_batch) for sub_batch in batch.sub_batches],
-            loss=self._settings.loss_at(step),
-            sizes=self._sizes,
-            device=self._encoder.device,
-            class_negatives=self._settings.class_negatives,
-            frozen=self._frozen.vectors(
-                batch,
-                self._team.texts(lengths),
-                self._team,
-                self._micro_batches.tokens,
-                self._settings.precision,
-            ),
+        frozen = self._frozen.vectors(
+            batch,
+            self._team.texts(lengths),
+            self._team,
+            self._micro_batches.tokens,
+            self._settings.precision,
         )
+        objective = self._team.together(lambda: self._objective(step, batch, frozen))
         micro_batches = self._micro_batches.cut(lengths, self._team)
         is_cached = len(micro_batches) > 1
         loss, norm, embedding_MD = self._backward(
@@ -230,6 +228,16 @@ class Trainer:
             memory_negatives=objective.memory_negatives,
         )
         return record, embedding_MD
+
+    def _objective(self, step: int, batch: Step, frozen: FrozenVectors) -> Objective | SumObjective:
+        return objective_of_sub_batches(
+            [self._memory.recall(step, batch.source, sub_batch) for sub_batch in batch.sub_batches],
+            loss=self._settings.loss_at(step),
+            sizes=self._sizes,
+            device=self._encoder.device,
+            class_negatives=self._settings.class_negatives,
+            frozen=frozen,
+        )
 
     def _begin(self, step: int) -> float:
         """Set the learning rate and the random state of the step; return the rate."""
@@ -275,7 +283,7 @@ class Trainer:
         objective.add_up_counts(self._team)
         self._team.add_up_gradients(self._parameters)
         limit = self._settings.gradient_clip_norm
-        norm = clip_gradients(self._parameters, limit, self._team)
+        norm = self._team.together(lambda: clip_gradients(self._parameters, limit, self._team))
         return loss.item(), norm.item(), seen[0]
 
     def _report_divergence(self, step: int, batch: Step, loss: float, norm: float) -> None:

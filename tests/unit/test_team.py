@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.training.devices.team import Team
+from model.training.devices.team import Team, TeamOutOfMemoryError
 from model.training.step_log import read_records
+from tests.unit.oom_worker import PLACES
 from tests.unit.team_worker import Case, cases, measure_all
 from tests.unit.teams import start_team
 from tests.unit.test_trainer import table_of
@@ -92,12 +93,27 @@ def test_a_team_goes_on_with_smaller_parts_when_one_process_is_out_of_memory(
         folder = tmp_path / name
         steps.append(read_records(folder / "training.jsonl"))
         weights.append([torch.load(folder / f"weights-{rank}.pt") for rank in (0, 1)])
+    for name in PLACES:
+        elsewhere = [torch.load(tmp_path / name / f"weights-{rank}.pt") for rank in (0, 1)]
+        assert all(torch.equal(elsewhere[0][key], elsewhere[1][key]) for key in elsewhere[0]), name
+        halved = [r.micro_batches for r in read_records(tmp_path / name / "training.jsonl")]
+        assert sum(halved) > sum(record.micro_batches for record in steps[0]), name
+    assert all((tmp_path / "optimiser" / f"given-up-{rank}").exists() for rank in (0, 1))
     assert {record.micro_batches for record in steps[0]} == {1}
     assert steps[1][-1].micro_batches > 1
     losses = [[record.loss for record in records] for records in steps]
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
     for name, tensor in weights[1][0].items():
         assert torch.equal(tensor, weights[1][1][name]), name
+
+
+def test_a_process_out_of_memory_alone_does_not_try_again() -> None:
+    """The others would wait for it in another collective, for ever."""
+    team = Team()
+    assert team.agrees_on(torch.OutOfMemoryError("simulated")), "nobody else is waiting"
+    team.size = 2
+    assert not team.agrees_on(torch.OutOfMemoryError("simulated"))
+    assert team.agrees_on(TeamOutOfMemoryError("simulated"))
 
 
 def test_every_term_has_the_same_gradient_with_and_without_grad_cache(alone: Measured) -> None:

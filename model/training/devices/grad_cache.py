@@ -64,14 +64,14 @@ def cached_backward(
     states: list[list[Tensor]] = []
     embeddings: list[Tensor] = []
 
-    def embed_all() -> None:
+    def embed_all() -> Tensor:
         with torch.no_grad():
             for micro_batch in micro_batches:
                 states.append(_random_state())
                 embeddings.append(embed(micro_batch))
+        return torch.cat(embeddings)
 
-    team.together(embed_all)
-    loss, gradient = _gradient(torch.cat(embeddings), micro_batches, num_texts, loss_of, team)
+    loss, gradient = _gradient(team.together(embed_all), micro_batches, num_texts, loss_of, team)
     gradients = gradient.split([len(micro_batch) for micro_batch in micro_batches])
 
     def embed_again() -> None:
@@ -93,11 +93,13 @@ def _gradient(
     """The loss, and its gradient by the embeddings of this process in the order given."""
     texts = [text for micro_batch in micro_batches for text in micro_batch]
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    in_order = embedding.detach()[torch.tensor(order, device=embedding.device)]
+    place = torch.tensor(order, device=embedding.device)
+    in_order = team.together(lambda: embedding.detach()[place])
     every_MD = team.gather(in_order, sorted(texts), num_texts)
     loss, gradient_MD = team.together(lambda: loss_of(every_MD, team))
     team.add_up(gradient_MD)
-    return team.add_up(loss), gradient_MD[torch.tensor(texts, device=embedding.device)]
+    own = torch.tensor(texts, device=embedding.device)
+    return team.add_up(loss), team.together(lambda: gradient_MD[own])
 
 
 def _random_state() -> list[Tensor]:

@@ -22,6 +22,10 @@ FLAT_NUMBERS = 64 * 1024 * 1024
 """Numbers of gradient that are added up in one message."""
 
 
+class TeamOutOfMemoryError(torch.OutOfMemoryError):
+    """A process ran out of memory, and every process of the team knows."""
+
+
 class Team:
     """The processes of a training; without torch.distributed a team of one."""
 
@@ -64,9 +68,13 @@ class Team:
         """Embeddings (M, D) of all texts, from those of this process, without a graph."""
         if self.size == 1:
             return embedding.detach()
-        every_MD = self.together(lambda: embedding.new_zeros((num_texts, embedding.shape[1])))
-        every_MD[torch.tensor(texts, device=embedding.device)] = embedding.detach()
-        return self.add_up(every_MD)
+
+        def own_rows() -> Tensor:
+            every_MD = embedding.new_zeros((num_texts, embedding.shape[1]))
+            every_MD[torch.tensor(texts, device=embedding.device)] = embedding.detach()
+            return every_MD
+
+        return self.add_up(self.together(own_rows))
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Sum over the processes, in place."""
@@ -82,12 +90,8 @@ class Team:
         if self.size == 1:
             return
         bucket: list[Tensor] = []
-        for parameter in parameters:
-            if isinstance(parameter, DTensor):
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            bucket.append(parameter.grad)
+        for gradient in self.together(lambda: _whole_gradients(parameters)):
+            bucket.append(gradient)
             if sum(gradient.numel() for gradient in bucket) >= FLAT_NUMBERS:
                 self._add_up_flat(bucket)
                 bucket = []
@@ -95,7 +99,7 @@ class Team:
             self._add_up_flat(bucket)
 
     def _add_up_flat(self, gradients: list[Tensor]) -> None:
-        flat = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+        flat = self.add_up(self.together(lambda: _flat(gradients)))
         slices = flat.split([gradient.numel() for gradient in gradients])
         for gradient, own in zip(gradients, slices, strict=True):
             gradient.copy_(own.view_as(gradient))
@@ -107,7 +111,7 @@ class Team:
         Where processes share weights, `work` itself holds collectives and nothing can be agreed.
 
         Raises:
-            torch.OutOfMemoryError: On every process alike.
+            TeamOutOfMemoryError: On every process alike.
         """
         if self.size == 1 or self.shares_weights:
             return work()
@@ -115,8 +119,17 @@ class Team:
         with contextlib.suppress(torch.OutOfMemoryError):
             results.append(work())
         if self.any(not results):
-            raise torch.OutOfMemoryError("a process of this training is out of memory")
+            raise TeamOutOfMemoryError("a process of this training is out of memory")
         return results[0]
+
+    def agrees_on(self, error: torch.OutOfMemoryError) -> bool:
+        """Whether every process is out of memory at the same place and may try again.
+
+        One that tried again alone would wait for the others in another collective than they for it.
+        """
+        if self.shares_weights:
+            return False
+        return self.size == 1 or isinstance(error, TeamOutOfMemoryError)
 
     def most(self, number: int) -> int:
         """The largest number of any process."""
@@ -161,3 +174,19 @@ class Team:
         """Return when every process has come here."""
         if self.size > 1:
             dist.barrier()
+
+
+def _whole_gradients(parameters: Iterable[torch.nn.Parameter]) -> list[Tensor]:
+    """Gradients of all parameters that are not sharded, zeros where there are none."""
+    gradients: list[Tensor] = []
+    for parameter in parameters:
+        if isinstance(parameter, DTensor):
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    return gradients
+
+
+def _flat(gradients: list[Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients])
