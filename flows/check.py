@@ -81,6 +81,18 @@ def findings() -> Iterator[Finding]:
         yield from _probes()
 
 
+def system() -> Iterator[tuple[str, str]]:
+    """Whether the kernel ends what a killed run leaves behind."""
+    if sys.platform.startswith("linux"):
+        yield "ok", "Linux"
+    else:
+        yield (
+            "warning",
+            f"{sys.platform} is not Linux, which Samovar is made for: processes of a killed run go "
+            "on, end them by hand",
+        )
+
+
 def packages(lock: Path = LOCK) -> Iterator[tuple[str, str]]:
     """Installed versions beside those of requirements.lock."""
     pinned = dict(
@@ -231,6 +243,7 @@ def notifications() -> Iterator[tuple[str, str]]:
 
 
 CHECKS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+    "system": system,
     "packages": packages,
     "params.yaml": parameters,
     "checkout": checkout,
