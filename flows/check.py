@@ -24,6 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.checkout.fit import check_fit, reproduction_doubts
 from flows.checkout.locks import check_checkout_is_free
 from flows.checkout.names import checkout_name
 from flows.errors import FlowError
@@ -68,6 +69,8 @@ def findings() -> Iterator[Finding]:
     """Every finding, as it is found; nothing that needs params.yaml when it cannot be used."""
     usable = True
     for name, check in CHECKS.items():
+        if name in OF_PARAMS and not usable:
+            continue
         try:
             for level, text in check():
                 yield Finding(name, level, text)
@@ -76,6 +79,18 @@ def findings() -> Iterator[Finding]:
             usable = usable and name != "params.yaml"
     if usable:
         yield from _probes()
+
+
+def system() -> Iterator[tuple[str, str]]:
+    """Whether the kernel ends what a killed run leaves behind."""
+    if sys.platform.startswith("linux"):
+        yield "ok", "Linux"
+    else:
+        yield (
+            "warning",
+            f"{sys.platform} is not Linux, which Samovar is made for: processes of a killed run go "
+            "on, end them by hand",
+        )
 
 
 def packages(lock: Path = LOCK) -> Iterator[tuple[str, str]]:
@@ -108,9 +123,26 @@ def parameters() -> Iterator[tuple[str, str]]:
 
 def checkout() -> Iterator[tuple[str, str]]:
     """Whether a run could hold the checkout, and its data are those that are recorded."""
-    check_checkout_is_free(Path.cwd())
-    check_data(changed())
-    yield "ok", "free, and its .dvc files match their data"
+    faults = 0
+    for look in (lambda: check_checkout_is_free(Path.cwd()), lambda: check_data(changed())):
+        try:
+            look()
+        except FlowError as error:
+            faults += 1
+            yield "error", str(error)
+    if not faults:
+        yield "ok", "free, and its .dvc files match their data"
+
+
+def record() -> Iterator[tuple[str, str]]:
+    """Whether the end of a run could be written, and had again from its tag."""
+    params = load_params()
+    check_fit(Path.cwd(), params.record)
+    doubts = reproduction_doubts(Path.cwd(), params)
+    for doubt in doubts:
+        yield "warning", doubt
+    if not doubts:
+        yield "ok", "a published version can be had again from its commit"
 
 
 def disk(root: Path = Path()) -> Iterator[tuple[str, str]]:
@@ -212,15 +244,21 @@ def notifications() -> Iterator[tuple[str, str]]:
 
 
 CHECKS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+    "system": system,
     "packages": packages,
     "params.yaml": parameters,
     "checkout": checkout,
+    "record": record,
     "disk": disk,
     "server": server,
     "workers": workers,
     "database": database,
     "notify": notifications,
 }
+
+
+OF_PARAMS = {"record"}
+"""Those that read params.yaml."""
 
 
 def _probes() -> Iterator[Finding]:

@@ -45,7 +45,7 @@ def record_version(root: Path, record: Record, tag: str, message: str) -> str | 
     """
     if record.branch is None:
         return None
-    git = _Git(root)
+    git = Git(root)
     if record.remote is not None:
         git.fetch(record.remote, record.branch, tag)
     if git.commit_of(f"refs/tags/{tag}") is None:
@@ -55,7 +55,7 @@ def record_version(root: Path, record: Record, tag: str, message: str) -> str | 
     return tag
 
 
-def _commit(git: "_Git", record: Record, tag: str, message: str) -> None:
+def _commit(git: "Git", record: Record, tag: str, message: str) -> None:
     branch = f"refs/heads/{record.branch}"
     there = f"refs/remotes/{record.remote}/{record.branch}"
     old, head = git.commit_of(branch), git.commit_of("HEAD")
@@ -109,7 +109,7 @@ def _overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-def _check_complete(git: "_Git", read: Sequence[str], index: Mapping[str, str]) -> None:
+def _check_complete(git: "Git", read: Sequence[str], index: Mapping[str, str]) -> None:
     """See that the commit will hold all that stages read.
 
     Raises:
@@ -130,17 +130,34 @@ def _check_complete(git: "_Git", read: Sequence[str], index: Mapping[str, str]) 
         )
 
 
-class _Git:
-    """Commands of git in one checkout."""
+class Git:
+    """Commands of git in one checkout.
+
+    Raises:
+        FlowError: There is no repository, or git does not trust it.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._environment = _environment(root)
-        if not self.run("rev-parse", "--is-inside-work-tree", may_fail=True):
+        self._check_usable()
+
+    def _check_usable(self) -> None:
+        try:
+            self.run("rev-parse", "--is-inside-work-tree")
+        except FlowError as error:
+            if "safe.directory" in str(error):
+                raise FlowError(
+                    f"git refuses {self._root}, which belongs to another user, so a published "
+                    "version would get no tag: trust it with "
+                    f"`git config --global --add safe.directory {self._root}`"
+                ) from error
+            if "not a git repository" not in str(error):
+                raise
             raise FlowError(
-                f"{root} is no git repository, so the published version gets no tag: clone the "
+                f"{self._root} is no git repository, so a published version gets no tag: clone the "
                 "project instead of copying it, or set record.branch to null in params.yaml"
-            )
+            ) from error
 
     def run(
         self,
@@ -220,9 +237,9 @@ def _environment(root: Path) -> dict[str, str]:
         if not _is_configured(root, f"user.{key}")
         for who in ("AUTHOR", "COMMITTER")
     }
-    return (
-        {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes"} | author | clean | {"GIT_TERMINAL_PROMPT": "0"}
-    )
+    # what git says is read here, in the one language it is written in
+    fixed = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    return {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes"} | author | clean | fixed
 
 
 def _is_configured(root: Path, key: str) -> bool:

@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.checkout.fit import check_fit
 from flows.checkout.locks import clean_rwlock, hold_checkout
 from flows.checkout.news import find_imports
 from flows.checkout.record import record_version
@@ -89,6 +90,7 @@ def retrain(
         if profile:
             install_profile(profile)
         params = load_params()
+        check_fit(root, params.record)
         _clean_up(root)
         say(f"outputs go to {use_remote(root, params.store)}")
         every = read_stages()

@@ -56,6 +56,15 @@ def test_packages_that_differ_are_named(tmp_path: Path) -> None:
     assert next(check.packages(lock)) == ("ok", f"1 packages as in {lock}")
 
 
+@pytest.mark.parametrize(("platform", "level"), [("linux", "ok"), ("darwin", "warning")])
+def test_another_system_than_linux_is_a_warning(
+    platform: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check.sys, "platform", platform)
+    [(found, _)] = list(check.system())
+    assert found == level
+
+
 @pytest.mark.parametrize(
     ("free", "level"), [(2**30, "error"), (5 * 2**30, "warning"), (2**40, "ok")]
 )

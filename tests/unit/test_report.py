@@ -338,3 +338,12 @@ def test_numbers_are_rounded_for_a_reader():
     assert numbers.share(0.125) == "12.5\u2009%"
     assert numbers.memory(3 * 2**30) == "3.0\u2009GiB"
     assert numbers.score(None) == numbers.MISSING
+
+
+def test_the_card_says_which_data_no_commit_holds(run):
+    assert "Read from outside" not in model_card(run)
+    data = run.params.data.model_copy(update={"corpus": "/somewhere/private"})
+    params = run.params.model_copy(update={"data": data})
+    card = model_card(Run(params=params, artifacts=run.artifacts))
+    assert "what `data.corpus` of `params.yaml` named" in card
+    assert "private" not in card
