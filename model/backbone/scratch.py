@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
 from model.encoder.compilation import compile_blocks
 from model.encoder.precision import Precision, decoder_autocast
+from model.training.decay import decay_groups
 from model.training.schedule import learning_rate_at
 
 PAD, EOS = "<pad>", "<eos>"
@@ -203,12 +204,7 @@ class _Run:
         decoder.model.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
         if settings.compile_blocks:
             compile_blocks(decoder.model)
-        matrices = [weight for weight in decoder.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in decoder.parameters() if weight.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        groups = decay_groups(decoder.parameters(), settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
 
     def take_step(self, step: int) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from model.encoder.encoder import Encoder
 from model.encoder.precision import decoder_autocast
 from model.losses.matryoshka import check_weights, matryoshka_sizes
 from model.training.data.batches import BatchPlan, Step, rows_folder
 from model.training.data.composition import draw_steps
+from model.training.decay import decay_groups
 from model.training.devices.grad_cache import cached_backward, plain_backward
 from model.training.devices.micro_batches import MicroBatches
 from model.training.devices.sharding import clip_gradients
@@ -139,7 +139,7 @@ class Trainer:
         check_weights(settings.options.matryoshka_weights, self._sizes)
         self._parameters = [p for p in encoder.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
-            _decay_groups(self._parameters, settings.weight_decay),
+            decay_groups(self._parameters, settings.weight_decay),
             lr=settings.learning_rate,
             fused=True,
         )
@@ -308,20 +308,3 @@ class Trainer:
         settings = {name: values[name] for name in values if name not in WITHOUT_EFFECT}
         fingerprint = {"settings": settings, "sources": sources}
         return json.loads(json.dumps(fingerprint))
-
-
-def _decay_groups(
-    parameters: list[torch.nn.Parameter], weight_decay: float
-) -> list[dict[str, Any]]:
-    """Decay for matrices, none for norms, biases and other vectors.
-
-    Sharded weights have groups of their own: a fused step takes one kind.
-    """
-    groups: list[dict[str, Any]] = []
-    for is_sharded in sorted({isinstance(p, DTensor) for p in parameters}):
-        own = [p for p in parameters if isinstance(p, DTensor) == is_sharded]
-        matrices = [p for p in own if p.ndim >= 2]  # noqa: PLR2004 - two axes make a matrix
-        vectors = [p for p in own if p.ndim < 2]  # noqa: PLR2004
-        groups.append({"params": matrices, "weight_decay": weight_decay})
-        groups.append({"params": vectors, "weight_decay": 0.0})
-    return groups
