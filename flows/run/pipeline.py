@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.checkout.leftovers import remove_leftovers
 from flows.checkout.locks import clean_rwlock, hold_checkout
 from flows.checkout.news import find_imports
 from flows.checkout.record import record_version
@@ -89,7 +90,7 @@ def retrain(
         if profile:
             install_profile(profile)
         params = load_params()
-        _clean_up(root)
+        _clean_up(root, params)
         say(f"outputs go to {use_remote(root, params.store)}")
         every = read_stages()
         chosen = select(every, stages) if stages else every
@@ -156,9 +157,9 @@ class _Keeper:
             say(f"this run is missing in the history or its table: {trouble}")
 
 
-def _clean_up(root: Path) -> None:
-    """Remove what killed runs have left behind."""
-    for line in clean_rwlock(root / ".dvc" / "tmp"):
+def _clean_up(root: Path, params: Params) -> None:
+    """Remove what killed runs and earlier profiles have left behind."""
+    for line in [*clean_rwlock(root / ".dvc" / "tmp"), *remove_leftovers(params)]:
         say(line)
     for name in close_dead_runs(root, UUID(flow_run.get_id())):
         say(f"the run {name} had died")
