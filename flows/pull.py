@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flows.checkout.leftovers import remove_leftovers
 from flows.checkout.remote import use_remote
 from flows.errors import FlowError
 from flows.processes.process import DVC, environment
@@ -22,8 +23,11 @@ def main() -> None:
     targets = parser.parse_args().targets
     use_terminal()
     try:
-        store = load_params().store
-        say(f"fetching from {use_remote(Path.cwd(), store)}")
+        params = load_params()
+        # of the version that lay here before; `dvc repro` after the pull would stop at them
+        for line in remove_leftovers(params):
+            say(line)
+        say(f"fetching from {use_remote(Path.cwd(), params.store)}")
     except (FlowError, ParamsError) as error:
         sys.exit(str(error))
     command = [*DVC, "pull", *targets]

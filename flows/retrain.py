@@ -38,6 +38,8 @@ def _retrain(arguments: argparse.Namespace) -> None:
         install_profile(arguments.profile, arguments.data)
     params = load_params()
     if arguments.dry_run:
+        for path in params.leftovers():
+            say(f"a run would first remove {path}, which params.yaml does not name")
         _show_forecast(arguments, params.cost)
         return
     use_settings()

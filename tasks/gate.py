@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.champion import CHAMPION_FILE
-from tasks.contract.stage import StageError, atomic_folder, read_json, run_stage, write_json
+from tasks.contract.stage import (
+    StageError,
+    atomic_folder,
+    read_json,
+    refuse_leftovers,
+    run_stage,
+    write_json,
+)
 from tasks.params.evaluation import Gate
 from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS
@@ -43,6 +50,7 @@ def judge_candidate(params: Params) -> None:
     Raises:
         StageError: Scores are missing or unusable, or the judged rung is not what is published.
     """
+    refuse_leftovers(params)
     folder = params.evaluate.checkpoints[params.gate.candidate]
     if folder != params.publish.checkpoint:
         raise StageError(

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.checkout.fit import check_fit
+from flows.checkout.leftovers import remove_leftovers
 from flows.checkout.locks import clean_rwlock, hold_checkout
 from flows.checkout.news import find_imports
 from flows.checkout.record import record_version
@@ -91,7 +92,7 @@ def retrain(
             install_profile(profile)
         params = load_params()
         check_fit(root, params.record)
-        _clean_up(root)
+        _clean_up(root, params)
         say(f"outputs go to {use_remote(root, params.store)}")
         every = read_stages()
         chosen = select(every, stages) if stages else every
@@ -158,9 +159,9 @@ class _Keeper:
             say(f"this run is missing in the history or its table: {trouble}")
 
 
-def _clean_up(root: Path) -> None:
-    """Remove what killed runs have left behind."""
-    for line in clean_rwlock(root / ".dvc" / "tmp"):
+def _clean_up(root: Path, params: Params) -> None:
+    """Remove what killed runs and earlier profiles have left behind."""
+    for line in [*clean_rwlock(root / ".dvc" / "tmp"), *remove_leftovers(params)]:
         say(line)
     for name in close_dead_runs(root, UUID(flow_run.get_id())):
         say(f"the run {name} had died")

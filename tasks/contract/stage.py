@@ -68,6 +68,21 @@ def run_stage(name: str, body: Callable[[Params], None]) -> None:
     write_json(TIMINGS / f"{name}.json", record)
 
 
+def refuse_leftovers(params: Params) -> None:
+    """Called by stages that depend on the folder of all variants or rungs, before they read it.
+
+    Raises:
+        StageError: It holds more than params.yaml names, which DVC would record as an input.
+    """
+    strangers = params.leftovers()
+    if strangers:
+        names = " ".join(map(str, strangers))
+        raise StageError(
+            f"{names}: no variant or rung of params.yaml, but below a folder that this stage "
+            f"depends on. Remove what an earlier profile left: rm -r {names}"
+        )
+
+
 def record_at_end(read: Callable[[], dict[str, float]]) -> None:
     """Add what `read` returns to the record of this stage when it ends well."""
     _meters.append(read)

@@ -8,7 +8,7 @@ from typing import Any
 from model.encoder.encoder import Encoder
 from model.training.settings import TrainingSource
 from tasks.contract.records import read_table
-from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.contract.stage import StageError, atomic_folder, refuse_leftovers, run_stage, write_json
 from tasks.machine.compute import Machine, use_compute
 from tasks.merge.candidates import Ingredients, require_same_settings
 from tasks.merge.development import score_encoder, select_development
@@ -35,6 +35,7 @@ def merge(params: Params) -> None:
     Raises:
         StageError: Variants cannot be merged, or there is nothing to choose a merge by.
     """
+    refuse_leftovers(params)
     machine = use_compute(params.compute)
     variants = {
         name: ARTIFACTS / "multitask" / name / "model" for name in sorted(params.multitask.variants)

@@ -24,6 +24,7 @@ from tasks.params.evaluation import (
     Report,
     Store,
 )
+from tasks.params.paths import ARTIFACTS
 from tasks.params.training import (
     Backbone,
     Compute,
@@ -222,6 +223,22 @@ class Params(Section):
                         f"absolute path nor the model of an earlier stage: {', '.join(known)}"
                     )
         return self
+
+    def leftovers(self, artifacts: Path = ARTIFACTS) -> list[Path]:
+        """What lies where variants and rungs do without being one of this file's.
+
+        Those of another profile, or pieces of a stage that was killed. The stages that read all
+        variants or rungs depend on the folder around them, so DVC would hash these as well: a
+        clone without them could never say that it is up to date.
+        """
+        named = {"multitask": self.multitask.variants, "evaluate": self.evaluate.checkpoints}
+        return sorted(
+            path
+            for folder, names in named.items()
+            if (artifacts / folder).is_dir()
+            for path in (artifacts / folder).iterdir()
+            if path.name not in names
+        )
 
     def _used_sources(self) -> dict[str, set[str]]:
         return {

@@ -2,7 +2,7 @@
 
 import logging
 
-from tasks.contract.stage import atomic_folder, run_stage, write_json
+from tasks.contract.stage import atomic_folder, refuse_leftovers, run_stage, write_json
 from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS
 from tasks.report.card import model_card
@@ -14,7 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 def write_report(params: Params) -> None:
-    """Write artifacts/report/: index.html, model_card.md and ladder.json."""
+    """Write artifacts/report/: index.html, model_card.md and ladder.json.
+
+    Raises:
+        StageError: Scores are missing, or there are some that params.yaml does not name.
+    """
+    refuse_leftovers(params)
     run = Run(params=params, artifacts=ARTIFACTS)
     rows = run.ladder()
     page, card = report_page(run), model_card(run)
