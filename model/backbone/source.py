@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from model.encoder.blocks import named_blocks
 from model.encoder.weights import check_vocabulary, check_weights, read_weights
 
 LEAST_VOCABULARY = 0.5
@@ -79,6 +80,7 @@ def load_decoder(
     except ValueError as error:
         raise ValueError(f"{source!r} is not a whole decoder: {error}") from error
     decoder = _text_part(source, model)
+    named_blocks(decoder)
     _check_numbers(source, decoder)
     _check_tokenizer(source, decoder, tokenizer)
     return decoder, tokenizer
