@@ -195,6 +195,16 @@ def test_weights_that_are_no_numbers_are_refused(causal_folder: Path) -> None:
     refused(causal_folder, r"1 tensors .*layers\.1\.mlp\.down_proj\.weight the first")
 
 
+def test_a_sentencepiece_tokenizer_alone_says_which_packages_read_it(causal_folder: Path) -> None:
+    """transformers asks for tiktoken, which would not read it either."""
+    (causal_folder / "tokenizer.json").unlink()
+    edit_json(causal_folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    (causal_folder / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    refused(
+        causal_folder, r"sentencepiece file \(tokenizer\.model\) alone.*and protobuf are install"
+    )
+
+
 def test_an_encoder_with_a_decoder_is_refused(causal_folder: Path) -> None:
     T5Config().save_pretrained(causal_folder)
     refused(causal_folder, r"\(t5\) is an encoder with a decoder")
