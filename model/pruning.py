@@ -5,6 +5,7 @@ State x_0 is the input of block 0 and x_{i+1} the output of block i, before the 
 Shape letters: B = texts, T = tokens, M = measured tokens, D = hidden size, L = blocks.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,8 +15,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from model.encoder.blocks import named_blocks
 from model.encoder.encoder import Encoder
 from model.encoder.pooling.multilayer import MultilayerPooling
 from model.encoder.tokenization import TokenizedText, collate, token_budget_batches
@@ -24,6 +26,8 @@ PER_LAYER_KEYS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 """Config lists with one entry per block."""
 LAYER_INDEX_KEYS = ("mlp_only_layers",)
 """Config lists of block numbers."""
+FIRST_BLOCKS_KEYS = ("first_k_dense_replace", "num_dense_layers")
+"""Config numbers of first blocks that are of another kind than the rest."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +122,22 @@ def remove_blocks(decoder: PreTrainedModel, removed: Sequence[int]) -> None:
     and every list with an entry per block. transformers picks masks by these, not by the weights.
 
     Raises:
-        ValueError: The decoder has no list of blocks as long as its config says.
+        ValueError: The decoder has no list of blocks as long as its config says, or the config
+            cannot say which blocks stay.
     """
-    name, blocks = _named_blocks(decoder)
+    name, blocks = named_blocks(decoder)
     kept = [number for number in range(len(blocks)) if number not in set(removed)]
     for new_number, number in enumerate(kept):
         for module in blocks[number].modules():
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = new_number  # pyright: ignore[reportArgumentType]  # a plain int
     decoder.set_submodule(name, nn.ModuleList([blocks[number] for number in kept]))
-    config = decoder.config
+    _renumber(decoder.config, kept)
+    _require_same_blocks(decoder)
+
+
+def _renumber(config: PreTrainedConfig, kept: Sequence[int]) -> None:
+    """Let a config say which blocks there are when those of the numbers `kept` stay."""
     for key in PER_LAYER_KEYS:
         values = getattr(config, key, None)
         if values:
@@ -136,7 +146,31 @@ def remove_blocks(decoder: PreTrainedModel, removed: Sequence[int]) -> None:
         numbers = getattr(config, key, None)
         if numbers:
             setattr(config, key, [kept.index(number) for number in numbers if number in kept])
+    for key in FIRST_BLOCKS_KEYS:
+        count = getattr(config, key, None)
+        if count:
+            setattr(config, key, sum(number < count for number in kept))
     config.num_hidden_layers = len(kept)
+
+
+def _require_same_blocks(decoder: PreTrainedModel) -> None:
+    """Make sure that the config alone gives these blocks: it counts them in fields of any name.
+
+    Raises:
+        ValueError: It gives others, which would be loaded with random numbers.
+    """
+    with torch.device("meta"):
+        made = AutoModel.from_config(copy.deepcopy(decoder.config))
+    shapes, expected = (
+        {name: weight.shape for name, weight in each.named_parameters()} for each in (decoder, made)
+    )
+    strange = sorted(name for name, _ in shapes.items() ^ expected.items())
+    if strange:
+        raise ValueError(
+            f"without the removed blocks the config of {type(decoder).__name__} describes another "
+            f"decoder ({len(strange)} tensors differ, {strange[0]} the first): it counts blocks in "
+            "a field that pruning does not know, set prune.fraction to 0"
+        )
 
 
 def prune_encoder(encoder: Encoder, removed: Sequence[int]) -> None:
@@ -149,18 +183,7 @@ def prune_encoder(encoder: Encoder, removed: Sequence[int]) -> None:
 
 def count_blocks(decoder: PreTrainedModel) -> int:
     """Number of blocks of a decoder."""
-    return len(_named_blocks(decoder)[1])
-
-
-def _named_blocks(decoder: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of blocks and its name: `layers` in most families, `h` in the oldest."""
-    for name, module in decoder.named_children():
-        if isinstance(module, nn.ModuleList) and len(module) == decoder.config.num_hidden_layers:
-            return name, module
-    raise ValueError(
-        f"{type(decoder).__name__} has no list of {decoder.config.num_hidden_layers} blocks: "
-        "this architecture cannot be pruned, set prune.fraction to 0"
-    )
+    return len(named_blocks(decoder)[1])
 
 
 def _block_states(
@@ -192,7 +215,7 @@ def _recorded_states(decoder: PreTrainedModel) -> Iterator[list[Tensor]]:
     def keep_output(_: nn.Module, __: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         recorded.append(output[0] if isinstance(output, tuple) else output)
 
-    blocks = _named_blocks(decoder)[1]
+    blocks = named_blocks(decoder)[1]
     with ExitStack() as stack:
         stack.enter_context(blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
         for block in blocks:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from model import checkpoint
 from model.backbone import scratch
 from model.backbone.attention_temperature import temper_attention
-from model.backbone.decoder import prove_folder
+from model.backbone.decoder import save_and_prove
 from model.backbone.rope import require_length, scale_rope
 from model.backbone.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.backbone.source import load_decoder
@@ -69,8 +69,8 @@ def body(params: Params) -> None:
                 max_length_tokens=settings.max_length_tokens,
                 prompts=_prompts(params.prompts),
             )
-            encoder.save(folder / "model")
-            proof = prove_folder(
+            proof = save_and_prove(
+                encoder,
                 folder / "model",
                 settings.attention,
                 device=machine.device,

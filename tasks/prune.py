@@ -2,7 +2,7 @@
 
 import logging
 
-from model.backbone.decoder import prove_folder
+from model.backbone.decoder import save_and_prove
 from model.encoder.encoder import Encoder
 from model.encoder.tokenization import TokenizedText
 from model.pruning import (
@@ -47,8 +47,8 @@ def body(params: Params) -> None:
             removed = choose_blocks(settings.method, distances, count)
             logger.info("removing blocks %s of %d by %s", removed, before, settings.method)
             prune_encoder(encoder, removed)
-            encoder.save(folder / "model")
-            proof = prove_folder(
+            proof = save_and_prove(
+                encoder,
                 folder / "model",
                 params.backbone.attention,
                 device=device,

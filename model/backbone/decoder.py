@@ -45,27 +45,29 @@ def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:
     return sorted(names)
 
 
-def prove_folder(
+def save_and_prove(
+    encoder: Encoder,
     folder: Path,
     attention: Direction,
     *,
     device: torch.device,
     attn_implementation: str,
 ) -> dict[str, Any]:
-    """Proof of the attention of a saved encoder, with every kernel it may be run with.
+    """Save an encoder; proof of the attention of what was saved, with every kernel it may run with.
 
     Args:
-        folder: Written by `Encoder.save`.
+        encoder: Must give the same vectors once it is read back.
+        folder: Where it is written.
         attention: What it claims.
-        device: Where it is loaded.
+        device: Where the proof is made.
         attn_implementation: The configured kernel; eager and sdpa are measured as well.
 
     Raises:
-        ValueError: A measurement contradicts the claim.
+        ValueError: A measurement contradicts the claim, or the folder holds another encoder.
     """
-    encoder = Encoder.load(folder, device=device, attn_implementation=attn_implementation)
-    implementations = implementations_of(encoder.backbone, attn_implementation)
-    return prove_attention(encoder, attention, implementations)
+    loaded = encoder.save_proven(folder, attn_implementation=attn_implementation).to(device)
+    implementations = implementations_of(loaded.backbone, attn_implementation)
+    return prove_attention(loaded, attention, implementations)
 
 
 def prove_attention(

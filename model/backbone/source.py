@@ -23,12 +23,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from model.encoder.blocks import named_blocks
 from model.encoder.weights import check_vocabulary, check_weights, read_weights
 
 LEAST_VOCABULARY = 0.5
 """Least share of the embedding matrix that the tokenizer of these weights knows: matrices are
 padded by some per cent, a tokenizer without its files knows its special tokens alone."""
-SENTENCEPIECE_PACKAGES = ("sentencepiece", "google.protobuf")
+SENTENCEPIECE_PACKAGES = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+"""Packages that read `tokenizer.model`, by the module each is imported as."""
 
 
 def load_decoder(
@@ -79,6 +81,7 @@ def load_decoder(
     except ValueError as error:
         raise ValueError(f"{source!r} is not a whole decoder: {error}") from error
     decoder = _text_part(source, model)
+    named_blocks(decoder)
     _check_numbers(source, decoder)
     _check_tokenizer(source, decoder, tokenizer)
     return decoder, tokenizer
@@ -116,8 +119,8 @@ def _explain(source: str, revision: str | None, kernel: str, error: Exception) -
 
 
 def _explain_sentencepiece(source: str) -> str:
-    absent = [name for name in SENTENCEPIECE_PACKAGES if not _is_installed(name)]
-    reason = f"{' and '.join(absent)} not installed here" if absent else "not readable as such"
+    absent = [name for module, name in SENTENCEPIECE_PACKAGES.items() if not _is_installed(module)]
+    reason = f"{' and '.join(absent)} missing here" if absent else "and it cannot be read"
     return (
         f"{source!r} has its tokenizer as a sentencepiece file (tokenizer.model) alone, {reason}: "
         "load it with AutoTokenizer where sentencepiece and protobuf are installed, and put the "

@@ -11,6 +11,8 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.encoder.blocks import named_blocks
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -27,12 +29,12 @@ def compile_blocks(decoder: "PreTrainedModel") -> bool:
     Names of weights stay as they are.
 
     Args:
-        decoder: With a list of blocks as `layers`, as the backbone of an encoder has.
+        decoder: With a list of blocks, as the backbone of an encoder has.
 
     Returns:
         Whether there were blocks that had not been compiled.
     """
-    plain = [block for block in decoder.layers if block._compiled_call_impl is None]  # pyright: ignore[reportGeneralTypeIssues]  # a list of blocks
+    plain = [block for block in named_blocks(decoder)[1] if block._compiled_call_impl is None]
     for block in plain:
         block.compile(dynamic=True)
     return bool(plain)

@@ -38,6 +38,11 @@ PROGRESS_INTERVAL_S = 5.0
 TOKENIZE_CHUNK = 10_000
 HELD_NUMBERS = 2**24
 """Numbers of vectors that stay on the device until they are fetched together."""
+PROBE_TEXTS = ("Да.", "Кипящая вода остыла.", "Water boils at 100 °C. " * 4)
+MAX_CHANGE_BY_SAVING = 1e-4
+"""Largest change of a number of a vector once it is read back, by another kernel in float32."""
+MAX_CHANGE_BY_SAVING_BF16 = 3e-2
+"""The same with kernels that work in bfloat16."""
 
 logger = logging.getLogger(__name__)
 
@@ -259,6 +264,50 @@ class Encoder(nn.Module):
             max_length_tokens=self.max_length_tokens,
             prompts=prompts,
         )
+
+    def save_proven(self, folder: Path, *, attn_implementation: str) -> "Encoder":
+        """Write the folder, read it back and compare: what is saved gives the vectors of `self`.
+
+        Args:
+            folder: As for `save`.
+            attn_implementation: The kernel that the next stage loads it with.
+
+        Returns:
+            The encoder that was read back, on the same device.
+
+        Raises:
+            ValueError: It cannot be read or gives other vectors, or some that are no numbers.
+        """
+        expected_ND = self.probe_vectors(attn_implementation)
+        self.save(folder)
+        loaded = Encoder.load(folder, device=self.device, attn_implementation=attn_implementation)
+        change = np.abs(loaded.probe_vectors(attn_implementation) - expected_ND).max()
+        limit = (
+            MAX_CHANGE_BY_SAVING_BF16 if "flash" in attn_implementation else MAX_CHANGE_BY_SAVING
+        )
+        if not change <= limit:
+            raise ValueError(
+                f"{type(self.backbone).__name__} gives other vectors once it is saved and read "
+                f"back (a number changes by {change:.3g}, expected at most {limit:g}): its config "
+                "does not describe it, take another decoder or set prune.fraction to 0"
+            )
+        return loaded
+
+    def probe_vectors(self, attn_implementation: str) -> np.ndarray:
+        """Vectors of a few texts, to compare encoders by.
+
+        Raises:
+            ValueError: Some are no numbers.
+        """
+        # kernels of half precision alone cannot work otherwise
+        precision = "bf16" if "flash" in attn_implementation else "fp32"
+        embedding_ND = self.encode(list(PROBE_TEXTS), batch_tokens=1024, precision=precision)
+        if not np.isfinite(embedding_ND).all():
+            raise ValueError(
+                f"{type(self.backbone).__name__} gives vectors that are no numbers: what made it "
+                "diverged, lower its learning rate or start from whole weights"
+            )
+        return embedding_ND
 
     @classmethod
     def load(

@@ -50,6 +50,7 @@ def evaluate_rung(params: Params, rung: str) -> None:
         open_rung(
             ARTIFACTS / params.evaluate.checkpoints[rung],
             machine,
+            attn_implementation=params.backbone.attn_implementation,
             batch_tokens=params.evaluate.batch_tokens,
             max_length_tokens=params.evaluate.max_length_tokens,
         ),

@@ -63,8 +63,15 @@ class EncoderRung:
         )
 
 
-def open_rung(folder: Path, machine: Machine, *, batch_tokens: int, max_length_tokens: int) -> Rung:
-    """The baseline or the encoder that `folder` holds.
+def open_rung(
+    folder: Path,
+    machine: Machine,
+    *,
+    attn_implementation: str,
+    batch_tokens: int,
+    max_length_tokens: int,
+) -> Rung:
+    """The baseline or the encoder that `folder` holds, with the kernel it was trained with.
 
     Raises:
         StageError: The folder is missing or holds neither.
@@ -82,7 +89,12 @@ def open_rung(folder: Path, machine: Machine, *, batch_tokens: int, max_length_t
     from model.encoder.compilation import compile_blocks
     from model.encoder.encoder import Encoder
 
-    encoder = Encoder.load(folder, device=machine.device)
+    try:
+        encoder = Encoder.load(
+            folder, device=machine.device, attn_implementation=attn_implementation
+        )
+    except ValueError as error:
+        raise StageError(str(error)) from error
     if machine.compile_blocks:
         compile_blocks(encoder.backbone)
     return EncoderRung(

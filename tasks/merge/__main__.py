@@ -83,6 +83,10 @@ def _build(
     )
     # not copied with their mode: files linked from a cache are read-only
     shutil.copytree(candidates[chosen], folder / "model", copy_function=shutil.copyfile)
+    attention = params.backbone.attn_implementation
+    Encoder.load(
+        folder / "model", device=machine.device, attn_implementation=attention
+    ).probe_vectors(attention)
     for name in {SOUP, SLERP, SELF_POSITIONING} & candidates.keys():
         shutil.rmtree(candidates[name])
     return metrics | {"chosen": chosen}

@@ -114,13 +114,22 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
     if not team.leads:
         sys.exit(0)
     with atomic_folder(stage.output) as folder:
-        encoder.save(folder / "model")
+        _save(encoder, folder / "model", params.backbone.attn_implementation)
         shutil.copyfile(log, folder / "training.jsonl")
         write_curves(read_records(log), folder / "curves.csv", stage.training.log_every_steps)
         write_json(folder / "metrics.json", metrics | _facts(encoder, sources, machine))
     # checkpoints of other settings were abandoned when this training was begun
     shutil.rmtree(CHECKPOINTS / stage.name)
     shutil.rmtree(CORPORA / stage.name)
+
+
+def _save(encoder: Encoder, folder: Path, attn_implementation: str) -> None:
+    try:
+        encoder.save_proven(folder, attn_implementation=attn_implementation)
+    except ValueError as error:
+        raise StageError(
+            f"the training is finished, but its model is not sound: {error}"
+        ) from error
 
 
 def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSource]:

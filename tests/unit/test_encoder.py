@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -337,3 +338,22 @@ def test_a_folder_that_is_no_encoder_is_refused(tmp_path: Path, pico_folder: Pat
     (tmp_path / "samovar.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="format 99, expected 1"):
         Encoder.load(tmp_path)
+
+
+def test_a_config_that_tells_another_model_than_the_one_in_memory_is_not_saved_as_proven(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    """Same tensors, other vectors: only what is read back shows it."""
+    pico_encoder.backbone.config.rms_norm_eps = 10.0
+    with pytest.raises(ValueError, match=r"gives other vectors once it is saved and read back"):
+        pico_encoder.save_proven(tmp_path, attn_implementation="sdpa")
+
+
+def test_an_encoder_that_diverged_is_not_saved_as_proven(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        pico_encoder.backbone.layers[0].mlp.up_proj.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match="vectors that are no numbers: what made it diverged"):
+        pico_encoder.save_proven(tmp_path / "model", attn_implementation="sdpa")
+    assert not (tmp_path / "model").exists()

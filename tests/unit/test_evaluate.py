@@ -369,7 +369,13 @@ def test_an_unknown_rung_lists_the_known_ones(params):
 def test_a_rung_without_a_model_is_an_error(tmp_path):
     machine = Machine(torch.device("cpu"), "fp32")
     with pytest.raises(StageError, match="holds no model"):
-        open_rung(tmp_path, machine, batch_tokens=1000, max_length_tokens=64)
+        open_rung(
+            tmp_path,
+            machine,
+            attn_implementation="sdpa",
+            batch_tokens=1000,
+            max_length_tokens=64,
+        )
 
 
 def test_the_command_runs_offline_without_sentence_transformers(run_folder, params):

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, Gemma3TextConfig, GPT2Config, Qwen3Config
+from transformers import (
+    AutoModel,
+    Gemma3TextConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 from transformers.models.mamba.configuration_mamba import MambaConfig
 
 from model.encoder.encoder import Encoder
@@ -20,8 +27,10 @@ from model.pruning import (
     choose_blocks,
     count_blocks,
     measure_distances,
+    prune_encoder,
     remove_blocks,
 )
+from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
 SMALL = {
     "vocab_size": 400,
@@ -236,6 +245,39 @@ def test_blocks_are_found_under_another_name() -> None:
     remove_blocks(decoder, [1])
     assert len(decoder.h) == 2
     assert [block.attn.layer_idx for block in decoder.h] == [0, 1]
+
+
+def deep_seek(layers: int, dense: int) -> PreTrainedConfig:
+    """Its first blocks are dense, the others a mixture of experts."""
+    config = tiny_config("deepseek_v3")
+    config.num_hidden_layers, config.first_k_dense_replace = layers, dense
+    return config
+
+
+@pytest.mark.parametrize(("removed", "dense"), [([0], 1), ([1, 3], 1), ([2, 3], 2), ([0, 1], 0)])
+def test_blocks_counted_from_the_first_are_counted_anew(
+    pico_tokenizer: PreTrainedTokenizerFast,
+    pico_texts: list[str],
+    tmp_path: Path,
+    removed: list[int],
+    dense: int,
+) -> None:
+    """Otherwise the folder was loaded with random numbers for the blocks of the other kind."""
+    encoder = tiny_encoder(deep_seek(5, 2), pico_tokenizer, "bidirectional")
+    prune_encoder(encoder, removed)
+    expected = encoder.encode(pico_texts, batch_tokens=500)
+    loaded = encoder.save_proven(tmp_path, attn_implementation="sdpa")
+    assert loaded.backbone.config.first_k_dense_replace == dense
+    np.testing.assert_array_equal(loaded.encode(pico_texts, batch_tokens=500), expected)
+
+
+def test_blocks_counted_in_a_field_nobody_knows_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.pruning.FIRST_BLOCKS_KEYS", ())
+    decoder = AutoModel.from_config(deep_seek(4, 2))
+    with pytest.raises(ValueError, match=r"describes another decoder .*layers\.1\.mlp"):
+        remove_blocks(decoder, [0])
 
 
 def test_an_unknown_architecture_is_refused() -> None:

@@ -1,5 +1,6 @@
 """A source is believed for what it says it is, never because it loads."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from transformers import (
     AutoTokenizer,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    GPT2Config,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Qwen3ForCausalLM,
     T5Config,
@@ -25,7 +28,8 @@ from model.backbone.source import load_decoder
 from model.encoder.attention import set_attention
 from model.encoder.encoder import Encoder
 from model.encoder.pooling.build import PoolingSettings
-from tests.unit.tiny_decoders import tiny_config
+from tests.unit.test_trainer import SETTINGS, run, source_of
+from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
 Weights = dict[str, Tensor]
 
@@ -191,6 +195,16 @@ def test_weights_that_are_no_numbers_are_refused(causal_folder: Path) -> None:
     refused(causal_folder, r"1 tensors .*layers\.1\.mlp\.down_proj\.weight the first")
 
 
+def test_a_sentencepiece_tokenizer_alone_says_which_packages_read_it(causal_folder: Path) -> None:
+    """transformers asks for tiktoken, which would not read it either."""
+    (causal_folder / "tokenizer.json").unlink()
+    edit_json(causal_folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    (causal_folder / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    refused(
+        causal_folder, r"sentencepiece file \(tokenizer\.model\) alone.*and protobuf are install"
+    )
+
+
 def test_an_encoder_with_a_decoder_is_refused(causal_folder: Path) -> None:
     T5Config().save_pretrained(causal_folder)
     refused(causal_folder, r"\(t5\) is an encoder with a decoder")
@@ -248,3 +262,29 @@ def test_a_model_folder_without_a_layer_is_refused_by_every_stage(
     )
     with pytest.raises(ValueError, match=r"missing \(layers\.1.*run the stage that wrote it"):
         Encoder.load(tmp_path)
+
+
+def test_a_decoder_whose_blocks_have_another_name_is_trained(
+    pico_tokenizer: PreTrainedTokenizerFast, pico_texts: list[str], tmp_path: Path
+) -> None:
+    config = GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4)
+    encoder = tiny_encoder(config, pico_tokenizer, "bidirectional")
+    before = encoder.backbone.h[1].mlp.c_fc.weight.clone()
+    settings = dataclasses.replace(SETTINGS, max_steps=2)
+    run(encoder, [source_of(pico_texts, [0, 1, 2, 3] * 5)], tmp_path, settings)
+    assert not torch.equal(encoder.backbone.h[1].mlp.c_fc.weight, before)
+
+
+def test_a_decoder_without_a_list_of_blocks_is_refused_by_name(
+    causal_folder: Path,
+) -> None:
+    config = OPTConfig(
+        vocab_size=400,
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+    )
+    AutoModel.from_config(config).save_pretrained(causal_folder)
+    refused(causal_folder, r"OPTModel \(opt\) has no list of 2 blocks.*take another decoder")

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from model.encoder.blocks import named_blocks
 from model.encoder.encoder import Encoder
 from model.training.devices.team import Team
 
@@ -30,7 +31,7 @@ def sharded_copy(encoder: Encoder, team: Team) -> Encoder:
     """
     copy = deepcopy(encoder)
     mesh = init_device_mesh(encoder.device.type, (team.size,))
-    for module in [*copy.backbone.layers, copy.backbone]:  # pyright: ignore[reportGeneralTypeIssues]  # a list of blocks
+    for module in [*named_blocks(copy.backbone)[1], copy.backbone]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     for module in copy.backbone.modules():
         if isinstance(module, FSDPModule):

@@ -9,6 +9,7 @@ import time
 
 import torch
 
+from model.encoder.blocks import named_blocks
 from model.encoder.encoder import Encoder
 from model.encoder.precision import Precision
 
@@ -20,7 +21,7 @@ PRODUCTS = 5
 
 def most_tokens_per_s(encoder: Encoder, precision: Precision) -> float:
     """Tokens of training steps of arithmetic alone, on one device like that of the encoder."""
-    blocks = encoder.backbone.layers.parameters()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]  # a list of blocks
+    blocks = named_blocks(encoder.backbone)[1].parameters()
     weights = sum(weight.numel() for weight in blocks if weight.ndim > 1)
     return _peak_rate(encoder.device, precision) / (OPERATIONS_PER_WEIGHT * weights)
 
