@@ -26,9 +26,10 @@ from tests.flows.toy import (
     wait_until,
 )
 
-pytestmark = pytest.mark.skipif(
+needs_postgres = pytest.mark.skipif(
     postgres_bin() is None, reason="PostgreSQL is not installed, NO TEST OF IT RUNS"
 )
+pytestmark = [pytest.mark.slow, needs_postgres]
 
 GIVEN = KEYS | {"SAMOVAR_AUTH": AUTH, "POSTGRES_PASSWORD": PASSWORD}
 

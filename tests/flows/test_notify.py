@@ -10,6 +10,8 @@ from flows.show.notify import ADDRESSES, LONGEST, tell
 from tests.flows.receiver import mail_server, webhook
 from tests.flows.toy import Toy
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_message_reaches_a_webhook(monkeypatch: pytest.MonkeyPatch):
     with webhook() as (address, bodies):

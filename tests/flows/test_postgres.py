@@ -12,9 +12,10 @@ from tests.flows.postgres import PASSWORD, Postgres, postgres_bin, serve_postgre
 from tests.flows.test_services import services, start, state
 from tests.flows.toy import Toy, wait_until
 
-pytestmark = pytest.mark.skipif(
+needs_postgres = pytest.mark.skipif(
     postgres_bin() is None, reason="PostgreSQL is not installed, NO TEST OF IT RUNS"
 )
+pytestmark = [pytest.mark.slow, needs_postgres]
 
 
 @pytest.fixture(scope="module")

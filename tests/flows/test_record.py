@@ -11,6 +11,8 @@ from flows.errors import FlowError
 from tasks.params.load import Record
 from tests.flows.toy import Toy, git
 
+pytestmark = pytest.mark.slow
+
 LOCAL = Record(branch="retrained", remote=None)
 SHARED = Record(branch="retrained", remote="origin")
 TAG = "model/v0001-aa"

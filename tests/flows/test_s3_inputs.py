@@ -19,7 +19,7 @@ from tasks.store.storage import open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import ROOT, Toy
 
-pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("keys")]
+pytestmark = [pytest.mark.slow, pytest.mark.s3, pytest.mark.usefixtures("keys")]
 CITIES = ["Тула", "Казань", "Омск", "Псков", "Рязань", "Тверь"]
 RETRIEVAL = {"query": "q", "positive": "p"}
 

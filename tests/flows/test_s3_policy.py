@@ -18,7 +18,7 @@ from tasks.store.storage import Storage, open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import ROOT, Toy
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.slow, pytest.mark.s3]
 WORKER_KEYS = {"AWS_ACCESS_KEY_ID": "workeraccess", "AWS_SECRET_ACCESS_KEY": "workersecretsecret"}
 BUCKET = "guarded"
 

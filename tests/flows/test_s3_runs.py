@@ -10,7 +10,7 @@ from tasks.store.storage import open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import Toy, git, wait_until
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.slow, pytest.mark.s3]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.flows.receiver import webhook
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import AUTH, Toy, api, git, start, wait_until
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.slow, pytest.mark.s3]
 
 PLANTED = {
     "OPENAI_API_KEY": "planted-key-of-the-model",

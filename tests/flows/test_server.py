@@ -13,6 +13,8 @@ import pytest
 from flows.server.server import free_port, is_up
 from tests.flows.toy import Toy, api, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(prefect_server: str, tmp_path) -> Toy:

@@ -19,6 +19,8 @@ from flows.server.server import free_port
 from flows.settings import AUTH_FILE
 from tests.flows.toy import Toy, api, deployment, last_run, start, toy_environment, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def services(toy: Toy, *arguments: str, **environment: str) -> tuple[int, str]:
     with toy.start(*arguments, module="flows.services", **environment) as process:

@@ -12,6 +12,8 @@ from flows.plan.cron import machine_timezone
 from tests.flows.receiver import webhook
 from tests.flows.toy import Toy, api, deployment, last_run, start, wait_until
 
+pytestmark = pytest.mark.slow
+
 GONE_S = 5.0
 ONE_STAGE = ("--stages", "training@balanced", "--force", "training@balanced")
 

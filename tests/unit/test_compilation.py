@@ -33,6 +33,7 @@ from tests.unit.test_trainer import (
 from tests.unit.training_workspace import PROFILE
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not has_compiler(), reason="no g++: torch.compile IS NOT TESTED"),
     pytest.mark.filterwarnings("ignore"),  # of torch's own compiler
 ]

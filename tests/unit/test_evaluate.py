@@ -378,6 +378,7 @@ def test_a_rung_without_a_model_is_an_error(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_command_runs_offline_without_sentence_transformers(run_folder, params):
     RandomVectors(dimension=16, seed=1).save(run_folder / "artifacts" / "baseline" / "random")
     (run_folder / "params.yaml").write_text(

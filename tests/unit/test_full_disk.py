@@ -51,6 +51,7 @@ def make_workspace(folder: Path, model: Path) -> None:
         (100_000, r"checkpoints/\S+/tensors\.safetensors"),
     ],
 )
+@pytest.mark.slow
 def test_a_training_names_the_file_and_goes_on_when_there_is_room(
     size_bytes: int, file: str, unbroken: dict[str, bytes], pico_folder: Path, tmp_path: Path
 ) -> None:

@@ -159,6 +159,7 @@ def test_every_template_fills_for_every_row(tables: tuple[Table, ...]) -> None:
                     assert not LEFTOVERS.search(text), text
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     generate(tmp_path)
     assert digests(tmp_path) == digests(corpus)

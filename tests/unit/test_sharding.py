@@ -12,6 +12,8 @@ from model.training.step_log import read_records
 from tests.unit.teams import start_team
 from tests.unit.test_trainer import table_of
 
+pytestmark = pytest.mark.slow
+
 FORMS = {"plain": False, "adapters": True}
 """Whether adapters are trained and activations computed again."""
 

@@ -22,6 +22,8 @@ from tests.unit.training_workspace import (
     write_workspace,
 )
 
+pytestmark = pytest.mark.slow
+
 LOG = "training.jsonl"
 STEPS = {"max_steps": 40, "checkpoint_every_steps": 5}
 

@@ -16,6 +16,8 @@ from tests.unit.team_worker import Case, cases, measure_all
 from tests.unit.teams import start_team
 from tests.unit.test_trainer import table_of
 
+pytestmark = pytest.mark.slow
+
 CASES = list(cases())
 Measured = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
 

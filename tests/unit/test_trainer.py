@@ -448,6 +448,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.slow
 def test_a_killed_process_is_continued_to_the_same_bytes(
     pico_folder: Path, pico_texts: list[str], tmp_path: Path, options: str
 ) -> None:
