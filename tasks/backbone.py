@@ -75,6 +75,7 @@ def body(params: Params) -> None:
                 settings.attention,
                 device=machine.device,
                 attn_implementation=settings.attn_implementation,
+                precision=machine.precision,
             )
         except ValueError as error:
             raise StageError(str(error)) from error

@@ -32,13 +32,13 @@ def main() -> None:
 
 def body(params: Params) -> None:
     """Write the smaller model folder, its proof, and metrics with the removed blocks and scores."""
-    device = use_compute(params.compute).device
+    machine = use_compute(params.compute)
     settings = params.prune
     with atomic_folder(ARTIFACTS / "prune") as folder:
         try:
             encoder = Encoder.load(
                 ARTIFACTS / "backbone" / "model",
-                device=device,
+                device=machine.device,
                 attn_implementation=params.backbone.attn_implementation,
             )
             before = count_blocks(encoder.backbone)
@@ -51,8 +51,9 @@ def body(params: Params) -> None:
                 encoder,
                 folder / "model",
                 params.backbone.attention,
-                device=device,
+                device=machine.device,
                 attn_implementation=params.backbone.attn_implementation,
+                precision=machine.precision,
             )
         except ValueError as error:
             raise StageError(str(error)) from error

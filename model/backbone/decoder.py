@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from model.backbone.rope import steady_length
 from model.encoder.attention import Direction, window_of
 from model.encoder.encoder import Encoder, TokenizedText
 from model.encoder.packing import PACKED, has_kernel
@@ -52,6 +53,7 @@ def save_and_prove(
     *,
     device: torch.device,
     attn_implementation: str,
+    precision: Precision,
 ) -> dict[str, Any]:
     """Save an encoder; proof of the attention of what was saved, with every kernel it may run with.
 
@@ -61,19 +63,21 @@ def save_and_prove(
         attention: What it claims.
         device: Where the proof is made.
         attn_implementation: The configured kernel; eager and sdpa are measured as well.
+        precision: The type that trainings run in; float32 is measured as well.
 
     Raises:
         ValueError: A measurement contradicts the claim, or the folder holds another encoder.
     """
     loaded = encoder.save_proven(folder, attn_implementation=attn_implementation).to(device)
     implementations = implementations_of(loaded.backbone, attn_implementation)
-    return prove_attention(loaded, attention, implementations)
+    return prove_attention(loaded, attention, implementations, precision)
 
 
 def prove_attention(
     encoder: Encoder,
     attention: Direction,
     implementations: Sequence[str],
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """Measure what the first token sees and what padding changes, for each attention kernel.
 
@@ -81,12 +85,14 @@ def prove_attention(
     is bidirectional and must not when it is causal, with and without padding, since transformers
     takes another path for each. Where a sliding window is shorter than the text, the last token
     that the first one sees is exchanged instead. A text must keep its vector when others of its
-    batch are longer.
+    batch are longer or shorter, also beyond the window and beyond the length from which positions
+    depend on the batch, as far as texts may be that long.
 
     Args:
         encoder: Left with the attention implementation it came with.
         attention: What the encoder claims.
         implementations: Attention implementations to measure.
+        precision: Measured beside float32.
 
     Returns:
         JSON: the claim, the bounds, and per implementation (and type, where it is not float32)
@@ -99,14 +105,13 @@ def prove_attention(
     original = encoder.backbone.config._attn_implementation or "eager"
     measured: dict[str, dict[str, float]] = {}
     try:
-        for name, precision in _kernels(implementations, encoder.device):
+        for name, dtype in _kernels(implementations, encoder.device, precision):
             encoder.backbone.set_attn_implementation(name)
-            kernel = name if precision == "fp32" else f"{name} in {precision}"
-            with decoder_autocast(encoder.device, precision):
+            kernel = name if dtype == "fp32" else f"{name} in {dtype}"
+            with decoder_autocast(encoder.device, dtype):
                 measured[kernel] = _measure(encoder)
             logger.info("%s attention with %s: %s", attention, kernel, measured[kernel])
-            title = f"{encoder.backbone.config.model_type} with {kernel}"
-            _check(measured[kernel], attention, title, precision)
+            _check(measured[kernel], attention, encoder.backbone.config, kernel)
     finally:
         encoder.backbone.set_attn_implementation(original)
     bounds = {
@@ -118,34 +123,43 @@ def prove_attention(
 
 
 def _kernels(
-    implementations: Sequence[str], device: torch.device
+    implementations: Sequence[str], device: torch.device, precision: Precision
 ) -> Iterator[tuple[str, Precision]]:
-    """Each implementation in the types for which it has a kernel of its own."""
+    """Each implementation in float32, the type in use, and that of a kernel of its own."""
     for name in implementations:
         if "flash" in name:  # half precision alone
             yield name, "bf16"
             continue
         yield name, "fp32"
-        if name == PACKED and has_kernel(device):
+        if precision == "bf16" or (name == PACKED and has_kernel(device)):
             yield name, "bf16"
 
 
 @torch.inference_mode()
 def _measure(encoder: Encoder) -> dict[str, float]:
     vocabulary = encoder.backbone.config.vocab_size
-    ids = [(7 * token + 3) % vocabulary for token in range(PROBE_TOKENS + PROBE_PADDING)]
+    ids = [(7 * token + 3) % vocabulary for token in range(_long_tokens(encoder))]
     long = TokenizedText(ids, prompt_tokens=0)
     probe = TokenizedText(ids[:PROBE_TOKENS], prompt_tokens=0)
     window = window_of(encoder.backbone.config) or PROBE_TOKENS
     place = min(PROBE_TOKENS, max(2, window)) - 1
     other = TokenizedText(list(probe.ids), prompt_tokens=0)
     other.ids[place] = (other.ids[place] + 1) % vocabulary
-    alone_D, padded_D = encoder.embed([probe])[0], encoder.embed([probe, long])[0]
+    alone_BD = torch.cat([encoder.embed([probe]), encoder.embed([long])])
+    together_BD = encoder.embed([probe, long])
     return {
         "first_state_change": _change(encoder, [probe], [other]),
         "first_state_change_padded": _change(encoder, [probe, long], [other, long]),
-        "vector_change_by_padding": _rounded((alone_D - padded_D).abs().max()),
+        "vector_change_by_padding": _rounded((alone_BD - together_BD).abs().max()),
     }
+
+
+def _long_tokens(encoder: Encoder) -> int:
+    """Tokens of the longer text: beyond all that changes with length, if texts may be so long."""
+    config = encoder.backbone.config
+    beyond = max(PROBE_TOKENS, window_of(config) or 0, steady_length(config) or 0)
+    shortest = PROBE_TOKENS + PROBE_PADDING
+    return max(shortest, min(beyond + PROBE_PADDING, encoder.max_length_tokens))
 
 
 def _change(
@@ -160,8 +174,11 @@ def _rounded(value: Tensor) -> float:
     return float(f"{value.item():.3g}")
 
 
-def _check(measured: dict[str, float], attention: str, name: str, precision: Precision) -> None:
+def _check(
+    measured: dict[str, float], attention: str, config: PreTrainedConfig, kernel: str
+) -> None:
     """Every comparison is written so that a number that is none fails it."""
+    name = f"{config.model_type} with {kernel}"
     changes = [measured["first_state_change"], measured["first_state_change_padded"]]
     if not all(math.isfinite(value) for value in measured.values()):
         raise ValueError(
@@ -180,9 +197,16 @@ def _check(measured: dict[str, float], attention: str, name: str, precision: Pre
             f"{name} is not causal: exchanging a late token changes the first state by "
             f"{max(changes):.3g}, expected at most {MAX_NOISE:g}"
         )
-    limit = MAX_PADDING_CHANGE if precision == "fp32" else MAX_PADDING_CHANGE_BF16
+    limit = MAX_PADDING_CHANGE_BF16 if kernel.endswith("bf16") else MAX_PADDING_CHANGE
     if not measured["vector_change_by_padding"] <= limit:
+        steady = steady_length(config)
+        advice = (
+            "take another decoder"
+            if steady is None
+            else f"its positions are others where a text of the batch has more than {steady} "
+            f"tokens, set backbone.max_length_tokens to at most {steady}"
+        )
         raise ValueError(
             f"{name} sees padding: it changes a vector by "
-            f"{measured['vector_change_by_padding']:.3g}, expected at most {limit:g}"
+            f"{measured['vector_change_by_padding']:.3g}, expected at most {limit:g}: {advice}"
         )

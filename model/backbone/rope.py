@@ -5,11 +5,14 @@ them: it takes its frequencies from the longest text of a batch and of those bef
 would have another vector in other company.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 RopeKind = Literal["linear", "ntk", "yarn"]
+
+LENGTH_DEPENDENT = ("longrope", "dynamic")
+"""Types of transformers whose frequencies are those of the longest text of a batch."""
 
 
 def scale_rope(decoder: PreTrainedModel, kind: RopeKind, factor: float) -> None:
@@ -74,3 +77,20 @@ def require_length(config: PreTrainedConfig, max_length_tokens: int) -> None:
             f"decoder: lower it, or set backbone.rope_scaling with a factor of at least "
             f"{max_length_tokens / limit:.3g}"
         )
+
+
+def steady_length(config: PreTrainedConfig) -> int | None:
+    """Longest text of a batch up to which positions are the same; None where they always are.
+
+    `longrope` (Phi-3) and `dynamic` take their frequencies from the longest text of a batch.
+    """
+    values: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    parts = [part for part in values.values() if isinstance(part, dict)] or [values]
+    changing = [part for part in parts if part.get("rope_type") in LENGTH_DEPENDENT]
+    limits = [
+        part.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for part in changing
+    ]
+    return min(limits, default=None)

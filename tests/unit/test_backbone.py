@@ -8,7 +8,8 @@ import torch
 from transformers import MambaConfig, PreTrainedTokenizerFast
 
 from model.backbone.decoder import implementations_of, prove_attention
-from model.encoder.encoder import Encoder
+from model.encoder.attention import Direction
+from model.encoder.encoder import Encoder, TokenizedText
 from model.encoder.packing import PACKED
 from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
@@ -89,3 +90,31 @@ def test_numbers_that_are_none_fail_every_comparison(pico_encoder: Encoder) -> N
     for attention in ("bidirectional", "causal"):
         with pytest.raises(ValueError, match="not finite"):
             prove_attention(pico_encoder, attention, KERNELS)
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_the_type_in_use_is_proven_beside_float32(
+    pico_tokenizer: PreTrainedTokenizerFast, attention: Direction
+) -> None:
+    encoder = tiny_encoder(tiny_config("qwen3"), pico_tokenizer, attention)
+    proof = prove_attention(encoder, attention, KERNELS, "bf16")
+    names = [*KERNELS, *(f"{kernel} in bf16" for kernel in KERNELS)]
+    assert sorted(proof["implementations"]) == sorted(names)
+
+
+def test_texts_beyond_the_window_are_compared(
+    pico_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that goes wrong there alone: the probe itself is shorter."""
+    config = tiny_config("mistral, window")
+    config.sliding_window = 30
+    encoder = tiny_encoder(config, pico_tokenizer, "bidirectional")
+    embed = encoder.embed
+
+    def wrong_for_many(items: list[TokenizedText]) -> torch.Tensor:
+        longest = max(len(item.ids) for item in items)
+        return embed(items) + 0.1 * (len(items) > 1 and longest > 30)
+
+    monkeypatch.setattr(encoder, "embed", wrong_for_many)
+    with pytest.raises(ValueError, match="sees padding"):
+        prove_attention(encoder, "bidirectional", ["sdpa"])

@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    GPT2Config,
+    Phi3Config,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from model.backbone.decoder import prove_attention
 from model.backbone.rope import RopeKind, require_length, scale_rope
 from model.encoder.encoder import Encoder, TokenizedText
-from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
+from model.encoder.packing import PACKED
+from tests.unit.tiny_decoders import NAMES, SIZES, tiny_config, tiny_encoder
 
 KINDS: list[RopeKind] = ["linear", "ntk", "yarn"]
 TRAINED = 32
@@ -137,3 +145,38 @@ def test_a_length_beyond_the_positions_is_refused() -> None:
         require_length(decoder.config, 48)
     scale_rope(decoder, "yarn", 1.5)
     require_length(decoder.config, 48)
+
+
+def phi3(max_length_tokens: int, tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    """Other frequencies for every text of a batch as soon as one is longer than 32 tokens."""
+    sizes = {name: value for name, value in SIZES.items() if name != "vocab_size"}
+    config = Phi3Config(
+        **sizes,
+        vocab_size=400,
+        pad_token_id=0,
+        max_position_embeddings=128,
+        original_max_position_embeddings=32,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": 32,
+        },
+    )
+    encoder = tiny_encoder(config, tokenizer, "bidirectional")
+    encoder.max_length_tokens = max_length_tokens
+    return encoder
+
+
+def test_positions_that_depend_on_the_longest_text_of_a_batch_are_refused(
+    pico_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    encoder = phi3(64, pico_tokenizer)
+    message = r"phi3 with eager sees padding.*set backbone\.max_length_tokens to at most 32"
+    with pytest.raises(ValueError, match=message):
+        prove_attention(encoder, "bidirectional", ["eager", "sdpa"])
+
+
+def test_below_that_length_they_are_not(pico_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert prove_attention(phi3(32, pico_tokenizer), "bidirectional", ["eager", "sdpa", PACKED])
