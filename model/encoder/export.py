@@ -1,5 +1,6 @@
 """The model folder: read by Encoder and by sentence-transformers alike.
 
+Names and keys of the stock modules are those that sentence-transformers 5.2 and 6 both know.
 `samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling
 but for `latent` and `multilayer`: their file lies in the folder, and since 6.0 it runs such a file,
 in a local folder too, only when its caller allows that with `trust_remote_code`. `Encoder.load`
@@ -35,8 +36,23 @@ POOLING_FOLDERS = {"latent": "1_LatentPooling", "multilayer": "1_MultilayerPooli
 PROJECTION_FOLDER = "2_Dense"
 PROJECTION_PREFIX = "linear."
 """In front of the names of its weights, as the module Dense of sentence-transformers has it."""
-MODULES = "sentence_transformers"
+MODULES = "sentence_transformers.models"
 STOCK_POOLING = {"mean": "mean", "weighted_mean": "weightedmean", "last": "lasttoken"}
+POOLING_SWITCHES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Pooling modes by the switch that stood for each before `pooling_mode`."""
+REQUIREMENTS = {"sentence-transformers": ">=5.2", "transformers": ">=5.6"}
+"""What reads the folder rightly. An older transformers knows no `is_causal` and runs a
+bidirectional model causal without a word."""
+NEWER_ARGUMENT = {"fusion_config": None}
+"""An argument of from_pretrained, off, that a transformers older than required does not have: there
+it is a TypeError, also where sentence-transformers is too old to read the requirements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +99,16 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
         "pooling": settings.to_json(),
     }
     _write(folder / SETTINGS_FILE, content)
-    _write(folder / "sentence_bert_config.json", _transformer_config())
+    _write(folder / "sentence_bert_config.json", _transformer_config(max_length_tokens))
     _write(folder / "config_sentence_transformers.json", _model_config(prompts))
     types = [
-        (f"{MODULES}.base.modules.transformer.Transformer", ""),
+        (f"{MODULES}.Transformer", ""),
         _save_pooling(folder, pooling, settings, backbone.config.hidden_size),
     ]
     if projection is not None:
         types.append(_save_projection(folder, projection))
     normalize_folder = f"{len(types)}_Normalize"
-    types.append((f"{MODULES}.base.modules.normalize.Normalize", normalize_folder))
+    types.append((f"{MODULES}.Normalize", normalize_folder))
     _write(folder / normalize_folder / "config.json", {})
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": name}
@@ -110,13 +126,11 @@ def _save_tokenizer(
         tokenizer.save_pretrained(folder)
 
 
-def _transformer_config() -> dict[str, Any]:
+def _transformer_config(max_length_tokens: int) -> dict[str, Any]:
     return {
-        "transformer_task": "feature-extraction",
-        "modality_config": {
-            "text": {"method": "forward", "method_output_name": "last_hidden_state"}
-        },
-        "module_output_name": "token_embeddings",
+        "max_seq_length": max_length_tokens,
+        "do_lower_case": False,
+        "model_args": NEWER_ARGUMENT,
     }
 
 
@@ -126,6 +140,7 @@ def _model_config(prompts: dict[str, str]) -> dict[str, Any]:
         "prompts": prompts,
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
+        "requirements": REQUIREMENTS,
     }
 
 
@@ -142,13 +157,16 @@ def _save_pooling(
         with writing(folder / subfolder / WEIGHTS_FILE):
             multilayer.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
         return _copy_file(folder, multilayer, multilayer.SentenceMultilayerPooling), subfolder
+    mode = STOCK_POOLING[settings.kind]
     content = {
-        "embedding_dimension": hidden_size,
-        "pooling_mode": STOCK_POOLING[settings.kind],
+        # 6 reads it as embedding_dimension, which 5.2 does not know
+        "word_embedding_dimension": hidden_size,
+        "pooling_mode": mode,
+        **{switch: name == mode for switch, name in POOLING_SWITCHES.items()},
         "include_prompt": settings.pool_prompt,
     }
     _write(folder / subfolder / "config.json", content)
-    return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", subfolder
+    return f"{MODULES}.Pooling", subfolder
 
 
 def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
@@ -163,7 +181,7 @@ def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
     state = {f"{PROJECTION_PREFIX}{name}": value for name, value in projection.state_dict().items()}
     with writing(folder / PROJECTION_FOLDER / WEIGHTS_FILE):
         save_file(state, folder / PROJECTION_FOLDER / WEIGHTS_FILE)
-    return f"{MODULES}.base.modules.dense.Dense", PROJECTION_FOLDER
+    return f"{MODULES}.Dense", PROJECTION_FOLDER
 
 
 def _copy_file(folder: Path, module: ModuleType, sentence_class: type[nn.Module]) -> str:
