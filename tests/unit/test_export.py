@@ -5,13 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from transformers import PreTrainedModel
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model.encoder.encoder import Encoder
 from model.encoder.export import REQUIREMENTS
-from model.encoder.pooling.build import PoolingSettings
+from model.encoder.pooling.build import LatentSize, PoolingSettings
+from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
 CARD = Path(__file__).parents[2] / "tasks/report/templates/card.md"
 
@@ -46,7 +49,8 @@ def test_stock_modules_have_the_names_and_keys_of_the_oldest_version(
     assert sum(key.startswith("pooling_mode_") for key in pooling) == 6
     assert pooling["word_embedding_dimension"] == 32
     transformer = read(tmp_path / "sentence_bert_config.json")
-    assert set(transformer) == {"max_seq_length", "do_lower_case", "model_args"}
+    args = {"model_args", "tokenizer_args"}
+    assert set(transformer) == {"max_seq_length", "do_lower_case", *args}
     assert transformer["max_seq_length"] == 64
 
 
@@ -80,3 +84,117 @@ def test_without_the_check_of_requirements_an_argument_stops_an_older_transforme
 def test_the_card_states_the_required_versions() -> None:
     for name, versions in REQUIREMENTS.items():
         assert f"{name} {versions}" in CARD.read_text(encoding="utf-8")
+
+
+ALPHABET = [
+    "",
+    " ",
+    "\n",
+    "a",
+    "Я",
+    "🫖",
+    "👩\u200d👧",
+    "\x00",
+    "\u200b",
+    "\u202e",
+    "עִ",
+    "e\u0301",
+    "ﬁ",
+    "<eos>",
+]
+ODD_TEXTS = [first + last for first in ALPHABET for last in ALPHABET] + [
+    *(" " * 50, "\u200f", "слово " * 17_000, "🫖" * 300),
+]
+
+
+def stock(folder: Path, *, trusted: bool = False) -> SentenceTransformer:
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=trusted)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama"])
+def test_both_loaders_agree_on_odd_texts_alone_and_in_batches(
+    pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    """For qwen2 AutoTokenizer would compose characters that the decoder saw decomposed."""
+    encoder = tiny_encoder(tiny_config(name), pico_tokenizer, "bidirectional")
+    encoder.save(tmp_path)
+    theirs, loaded = stock(tmp_path), Encoder.load(tmp_path)
+    assert len(ODD_TEXTS) == 200
+    expected = [item.ids for item in encoder.tokenize(ODD_TEXTS)]
+    assert [item.ids for item in loaded.tokenize(ODD_TEXTS)] == expected
+    ids = theirs.tokenizer(ODD_TEXTS, truncation=True)["input_ids"]
+    assert ids == expected
+    vectors = encoder.encode(ODD_TEXTS, batch_tokens=1000)
+    np.testing.assert_allclose(theirs.encode(ODD_TEXTS), vectors, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    for text in ALPHABET:
+        np.testing.assert_allclose(theirs.encode(text), vectors[ODD_TEXTS.index(text)], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent", "multilayer"])
+def test_an_empty_text_has_the_same_vector_in_both_loaders(
+    pico_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    code = str(tmp_path / "code")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", code)
+    latent = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
+    settings = PoolingSettings(kind=kind, latent=latent, layer_tokens="mean")
+    saved(pico_encoder, tmp_path / "model", settings)
+    theirs = stock(tmp_path / "model", trusted=True)
+    [expected] = Encoder.load(tmp_path / "model").encode([""], batch_tokens=10)
+    np.testing.assert_allclose(theirs.encode([""])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(theirs.encode(["", "Да."])[0], expected, atol=1e-5)
+    assert np.linalg.norm(expected) == pytest.approx(1, abs=1e-5)
+
+
+def test_half_a_surrogate_pair_is_refused_by_name(pico_encoder: Encoder) -> None:
+    with pytest.raises(ValueError, match=r"text 1 holds '\\udc00', half a surrogate pair"):
+        pico_encoder.encode(["Да.", "x\udc00"], batch_tokens=10)
+
+
+def test_a_tokenizer_that_ends_texts_itself_gets_no_second_end_token(
+    pico_encoder: Encoder, tmp_path: Path
+) -> None:
+    """Qwen3-Embedding ends a text with another token than its eos_token."""
+    backend = Tokenizer.from_str(pico_encoder.tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A <pad>", special_tokens=[("<pad>", 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")  # noqa: S106 - name of a token
+    settings = PoolingSettings(kind="last")
+    encoder = Encoder(pico_encoder.backbone, tokenizer, settings, max_length_tokens=8).eval()
+    texts = ["Да.", "", "слово " * 30]
+    for item in encoder.tokenize(texts):
+        assert item.ids.count(0) == 1
+        assert item.ids[-1] == 0
+        assert 1 not in item.ids
+    encoder.save(tmp_path)
+    vectors = encoder.encode(texts, batch_tokens=100)
+    np.testing.assert_allclose(stock(tmp_path).encode(texts), vectors, atol=1e-5)
+
+
+def test_a_tokenizer_that_changed_is_refused_at_load(pico_encoder: Encoder, tmp_path: Path) -> None:
+    pico_encoder.save(tmp_path)
+    record = read(tmp_path / "tokenizer_check.json")
+    assert len(record) == 50
+    assert record[-1]["times"] == len(record[-1]["ids"]) == 64, "one is over the limit"
+    content = read(tmp_path / "tokenizer.json")
+    content["normalizer"] = {"type": "NFC"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"gives other ids .* for \d of 50 fixed texts"):
+        Encoder.load(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json: fetch it again"):
+        Encoder.load(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc", "1_Pooling/../../x", "..\\x"])
+def test_modules_outside_the_folder_are_refused_at_load(
+    pico_encoder: Encoder, tmp_path: Path, path: str
+) -> None:
+    pico_encoder.save(tmp_path)
+    modules = read(tmp_path / "modules.json")
+    modules[1]["path"] = path
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="expected a folder inside"):
+        Encoder.load(tmp_path)
