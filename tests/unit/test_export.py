@@ -86,6 +86,13 @@ def test_the_card_states_the_required_versions() -> None:
         assert f"{name} {versions}" in CARD.read_text(encoding="utf-8")
 
 
+def test_what_the_card_says_of_cut_vectors_is_true(pico_folder: Path) -> None:
+    cut = SentenceTransformer(str(pico_folder), device="cpu", truncate_dim=8)
+    assert np.linalg.norm(cut.encode("Да.")) < 0.99
+    normalised = cut.encode("Да.", normalize_embeddings=True)
+    assert np.linalg.norm(normalised) == pytest.approx(1, abs=1e-5)
+
+
 ALPHABET = [
     "",
     " ",
