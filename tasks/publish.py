@@ -8,13 +8,17 @@ import hashlib
 import logging
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.contract.stage import StageError, read_json, run_stage, write_json
+from tasks.evaluate.instructions import Instructions
 from tasks.params.load import PARAMS_FILE, Params
 from tasks.params.paths import ARTIFACTS, DECISION, MODEL_CARD, PUBLISHED, REPORT
 from tasks.store.registry import Registry, fingerprint_folder
 from tasks.store.storage import open_storage
+
+PROMPTS_FILE = "config_sentence_transformers.json"
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ def publish(params: Params) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder)
         assemble(model, bundle)
+        add_mteb_prompts(bundle, Instructions.of(params).by_mteb_name())
         version, is_new = registry.publish(
             bundle,
             fingerprint=fingerprint,
@@ -79,6 +84,18 @@ def assemble(model: Path, bundle: Path) -> None:
             raise StageError(f"{source} does not exist: run the stage report before publishing")
         (bundle / name).parent.mkdir(parents=True, exist_ok=True)
         (bundle / name).symlink_to(source.resolve())
+
+
+def add_mteb_prompts(bundle: Path, prompts: Mapping[str, str]) -> None:
+    """Put prompts beside those of the model, in a copy of the linked file.
+
+    Raises:
+        StageError: The model has no such file.
+    """
+    path = bundle / PROMPTS_FILE
+    content = read_json(path)
+    path.unlink()  # the link: the file of the model is the one that the gate judged
+    write_json(path, content | {"prompts": content["prompts"] | prompts})
 
 
 def describe_run() -> dict[str, str | None]:

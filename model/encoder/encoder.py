@@ -23,6 +23,7 @@ from model.encoder.pooling.projection import build_projection
 from model.encoder.precision import Precision, decoder_autocast
 from model.encoder.tokenization import (
     TokenizedText,
+    check_no_bos,
     check_prompt_ends,
     collate,
     plain_tokenizer,
@@ -52,7 +53,7 @@ class Encoder(nn.Module):
 
     Attributes:
         backbone: The decoder without its language-model head.
-        tokenizer: Right padded; ends each text with EOS when the pooling is `last`.
+        tokenizer: Right padded; ends each text with EOS.
         pooling: States (B, T, D) and a mask (B, T) to vectors (B, D), in float32; `multilayer`
             takes the states of all layers (B, L, D).
         projection: Pooled vectors to those of another size, in float32; None where there is none.
@@ -72,7 +73,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.tokenizer = plain_tokenizer(tokenizer, append_eos=settings.ends_with_eos)
+        self.tokenizer = plain_tokenizer(tokenizer)
         self.settings = settings
         self.pooling = build_pooling(
             settings,
@@ -248,11 +249,12 @@ class Encoder(nn.Module):
         """Write a sentence-transformers folder that gives the same vectors.
 
         Raises:
-            ValueError: Prompts stay out of pooling, and one may share a token with its text, which
-                sentence-transformers would leave out as well.
+            ValueError: Prompts stay out of pooling, and a token is in front of them or one may
+                share a token with its text: sentence-transformers would pool other tokens.
         """
         prompts = self.prompts if prompts is None else prompts
         if not self.pool_prompt and not self.settings.ends_with_eos:
+            check_no_bos(self.tokenizer)
             check_prompt_ends(self.tokenizer, prompts)
         save_parts(
             folder,

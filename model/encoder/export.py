@@ -1,5 +1,6 @@
 """The model folder: read by Encoder and by sentence-transformers alike.
 
+Names and keys of the stock modules are those that sentence-transformers 5.2 and 6 both know.
 `samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling
 but for `latent` and `multilayer`: their file lies in the folder, and since 6.0 it runs such a file,
 in a local folder too, only when its caller allows that with `trust_remote_code`. `Encoder.load`
@@ -9,34 +10,55 @@ never runs code of a folder.
 import inspect
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from model.encoder.attention import is_causal
 from model.encoder.pooling import latent, multilayer
 from model.encoder.pooling.build import PoolingSettings
+from model.encoder.token_record import token_record
 from model.encoder.weights import check_vocabulary, check_weights, read_weights
 from model.writing import writing
 
 SETTINGS_FILE = "samovar.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 1
-NEW_FORMAT = 2
-"""Written where a reader of format 1 would fail or give other vectors."""
+MODULES_FILE = "modules.json"
+FORMAT = 3
+"""Raised when a reader of the format before would fail or give other vectors."""
+TOKENS_FILE = "tokenizer_check.json"
+"""Ids of fixed texts, as they were when the model was saved."""
 POOLING_FOLDERS = {"latent": "1_LatentPooling", "multilayer": "1_MultilayerPooling"}
 """Subfolder of the weights of each pooling that has some."""
 PROJECTION_FOLDER = "2_Dense"
 PROJECTION_PREFIX = "linear."
 """In front of the names of its weights, as the module Dense of sentence-transformers has it."""
-MODULES = "sentence_transformers"
+MODULES = "sentence_transformers.models"
 STOCK_POOLING = {"mean": "mean", "weighted_mean": "weightedmean", "last": "lasttoken"}
+POOLING_SWITCHES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Pooling modes by the switch that stood for each before `pooling_mode`."""
+REQUIREMENTS = {"sentence-transformers": ">=5.2", "transformers": ">=5.6"}
+"""What reads the folder rightly. An older transformers knows no `is_causal` and runs a
+bidirectional model causal without a word."""
+PLAIN_TOKENIZER = "glm"
+"""A type whose tokenizer transformers reads from tokenizer.json as it is, as `load_parts` does; for
+the type qwen2 it would build another one, whatever tokenizer_config.json names."""
+NEWER_ARGUMENT = {"fusion_config": None}
+"""An argument of from_pretrained, off, that a transformers older than required does not have: there
+it is a TypeError, also where sentence-transformers is too old to read the requirements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +97,29 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     with writing(folder / WEIGHTS_FILE):
         backbone.save_pretrained(folder, max_shard_size="1TB")
     _save_tokenizer(folder, tokenizer, max_length_tokens)
-    is_new = settings.kind == "multilayer" or settings.projection is not None
     content = {
-        "format": NEW_FORMAT if is_new else FORMAT,
+        "format": FORMAT,
         "attention": "causal" if is_causal(backbone.config) else "bidirectional",
         "max_length_tokens": max_length_tokens,
         "pooling": settings.to_json(),
     }
     _write(folder / SETTINGS_FILE, content)
-    _write(folder / "sentence_bert_config.json", _transformer_config())
+    _write(folder / "sentence_bert_config.json", _transformer_config(max_length_tokens))
     _write(folder / "config_sentence_transformers.json", _model_config(prompts))
     types = [
-        (f"{MODULES}.base.modules.transformer.Transformer", ""),
+        (f"{MODULES}.Transformer", ""),
         _save_pooling(folder, pooling, settings, backbone.config.hidden_size),
     ]
     if projection is not None:
         types.append(_save_projection(folder, projection))
     normalize_folder = f"{len(types)}_Normalize"
-    types.append((f"{MODULES}.base.modules.normalize.Normalize", normalize_folder))
+    types.append((f"{MODULES}.Normalize", normalize_folder))
     _write(folder / normalize_folder / "config.json", {})
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": name}
         for index, (name, path) in enumerate(types)
     ]
-    _write(folder / "modules.json", modules)
+    _write(folder / MODULES_FILE, modules)
 
 
 def _save_tokenizer(
@@ -108,15 +129,16 @@ def _save_tokenizer(
     tokenizer.model_max_length = max_length_tokens
     with writing(folder / "tokenizer.json"):
         tokenizer.save_pretrained(folder)
+    # last: it cuts the long text, and tokenizer.json is written uncut
+    _write(folder / TOKENS_FILE, token_record(tokenizer, max_length_tokens), indent=None)
 
 
-def _transformer_config() -> dict[str, Any]:
+def _transformer_config(max_length_tokens: int) -> dict[str, Any]:
     return {
-        "transformer_task": "feature-extraction",
-        "modality_config": {
-            "text": {"method": "forward", "method_output_name": "last_hidden_state"}
-        },
-        "module_output_name": "token_embeddings",
+        "max_seq_length": max_length_tokens,
+        "do_lower_case": False,
+        "model_args": NEWER_ARGUMENT,
+        "tokenizer_args": {"tokenizer_type": PLAIN_TOKENIZER},
     }
 
 
@@ -126,6 +148,7 @@ def _model_config(prompts: dict[str, str]) -> dict[str, Any]:
         "prompts": prompts,
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
+        "requirements": REQUIREMENTS,
     }
 
 
@@ -142,13 +165,16 @@ def _save_pooling(
         with writing(folder / subfolder / WEIGHTS_FILE):
             multilayer.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
         return _copy_file(folder, multilayer, multilayer.SentenceMultilayerPooling), subfolder
+    mode = STOCK_POOLING[settings.kind]
     content = {
-        "embedding_dimension": hidden_size,
-        "pooling_mode": STOCK_POOLING[settings.kind],
+        # 6 reads it as embedding_dimension, which 5.2 does not know
+        "word_embedding_dimension": hidden_size,
+        "pooling_mode": mode,
+        **{switch: name == mode for switch, name in POOLING_SWITCHES.items()},
         "include_prompt": settings.pool_prompt,
     }
     _write(folder / subfolder / "config.json", content)
-    return f"{MODULES}.sentence_transformer.modules.pooling.Pooling", subfolder
+    return f"{MODULES}.Pooling", subfolder
 
 
 def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
@@ -163,7 +189,7 @@ def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
     state = {f"{PROJECTION_PREFIX}{name}": value for name, value in projection.state_dict().items()}
     with writing(folder / PROJECTION_FOLDER / WEIGHTS_FILE):
         save_file(state, folder / PROJECTION_FOLDER / WEIGHTS_FILE)
-    return f"{MODULES}.base.modules.dense.Dense", PROJECTION_FOLDER
+    return f"{MODULES}.Dense", PROJECTION_FOLDER
 
 
 def _copy_file(folder: Path, module: ModuleType, sentence_class: type[nn.Module]) -> str:
@@ -182,11 +208,12 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
             are damaged or not those of its config.
     """
     content = _read(folder / SETTINGS_FILE)
-    if content.get("format") not in {FORMAT, NEW_FORMAT}:
+    if content.get("format") != FORMAT:
         raise ValueError(
-            f"{folder} has format {content.get('format')!r}, expected {FORMAT} or "
-            f"{NEW_FORMAT}: write it again"
+            f"{folder} has format {content.get('format')!r}, expected {FORMAT}: run the stage that "
+            "wrote it again"
         )
+    _check_modules(folder)
     transformers_logging.disable_progress_bar()
     settings = PoolingSettings.from_json(content["pooling"])
     try:
@@ -204,7 +231,7 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
         check_weights(backbone, info, "run the stage that wrote it again, or fetch it again")
     except ValueError as error:
         raise ValueError(f"{folder} does not hold the model it describes: {error}") from error
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = _load_tokenizer(folder, content["max_length_tokens"])
     check_vocabulary(backbone, tokenizer, folder)
     return EncoderParts(
         backbone=backbone,
@@ -215,6 +242,37 @@ def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
         max_length_tokens=content["max_length_tokens"],
         prompts=_read(folder / "config_sentence_transformers.json")["prompts"],
     )
+
+
+def _check_modules(folder: Path) -> None:
+    """Refuse a list of modules that leads out of the folder."""
+    for module in _read(folder / MODULES_FILE):
+        path = PurePosixPath(module["path"])
+        if path.is_absolute() or ".." in path.parts or "\\" in module["path"]:
+            raise ValueError(
+                f"{folder / MODULES_FILE} names {module['path']!r}, expected a folder inside "
+                f"{folder}: do not use this model, or fetch it again from where you trust it"
+            )
+
+
+def _load_tokenizer(folder: Path, max_length_tokens: int) -> PreTrainedTokenizerFast:
+    """Read tokenizer.json as it is.
+
+    For some types of model AutoTokenizer takes a class that rebuilds normaliser and pre-tokeniser,
+    whatever tokenizer_config.json names.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} has no tokenizer.json: fetch it again (dvc pull)")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    found, saved = token_record(tokenizer, max_length_tokens), _read(folder / TOKENS_FILE)
+    if found != saved:
+        texts = [entry["text"] for entry in found if entry not in saved]
+        raise ValueError(
+            f"the tokenizer in {folder} gives other ids than when the model was saved, for "
+            f"{len(texts)} of {len(found)} fixed texts (such as {texts[:1]}): fetch the folder "
+            "again (dvc pull), or install the versions of requirements.lock"
+        )
+    return tokenizer
 
 
 def _pooling_state(folder: Path, kind: str) -> dict[str, Tensor]:
@@ -229,14 +287,14 @@ def _projection_state(folder: Path, settings: PoolingSettings) -> dict[str, Tens
     return {name.removeprefix(PROJECTION_PREFIX): value for name, value in state.items()}
 
 
-def _write(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
+def _write(path: Path, content: Any, indent: int | None = 2) -> None:  # noqa: ANN401 - any JSON value
     path.parent.mkdir(exist_ok=True)
-    text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True)
+    text = json.dumps(content, ensure_ascii=False, indent=indent, sort_keys=True)
     with writing(path):
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

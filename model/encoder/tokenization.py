@@ -26,13 +26,13 @@ class TokenizedText:
     """Leading tokens that hold no character of the text, those of BOS and the prompt."""
 
 
-def plain_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, *, append_eos: bool
-) -> PreTrainedTokenizerFast:
-    """The same vocabulary as one stock fast tokenizer, right padded, optionally ending with EOS.
+def plain_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same vocabulary as one stock fast tokenizer, right padded, each text ending with EOS.
 
-    One class whatever the source: a model-specific class may rebuild its post-processor when it is
-    loaded again and lose EOS.
+    One rule for every tokenizer and pooling: what it puts in front stays, and a text ends with one
+    token: that which the tokenizer ends it with, else EOS. So no text is without a token, the
+    empty one neither, here and wherever the saved tokenizer is read. One class whatever the source:
+    a model-specific class may rebuild its post-processor when it is loaded again and lose EOS.
 
     Raises:
         ValueError: There is no Rust backend or no EOS token.
@@ -41,19 +41,22 @@ def plain_tokenizer(
         raise ValueError(
             f"{type(tokenizer).__name__} is no fast tokenizer: convert it to tokenizer.json first"
         )
-    if tokenizer.eos_token is None:
-        raise ValueError("the tokenizer has no EOS token: set eos_token in tokenizer_config.json")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
-    eos_token = str(tokenizer.eos_token)
-    if append_eos:
-        backend = _ending_with(backend, eos_token)
+    encoding = backend.encode("a")
+    if encoding.special_tokens_mask[-1:] == [1]:
+        end_token = encoding.tokens[-1]
+    elif tokenizer.eos_token is None:
+        raise ValueError("the tokenizer has no EOS token: set eos_token in tokenizer_config.json")
+    else:
+        end_token = str(tokenizer.eos_token)
+        backend = _ending_with(backend, end_token)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=tokenizer.bos_token,
-        eos_token=eos_token,
-        pad_token=tokenizer.pad_token or eos_token,
+        eos_token=end_token,
+        pad_token=tokenizer.pad_token or end_token,
         unk_token=tokenizer.unk_token,
         padding_side="right",
         truncation_side="right",
@@ -62,14 +65,12 @@ def plain_tokenizer(
 
 
 def _ending_with(backend: Tokenizer, eos_token: str) -> Tokenizer:
-    """The same tokenizer, each text of which ends with EOS.
+    """The same tokenizer, which ends no text so far, each text of which ends with EOS.
 
     Two templates in sequence do not add up in the tokenizers library: the one that is there, such
     as a BOS in front, gets EOS as its last piece.
     """
     eos_id = backend.token_to_id(eos_token)
-    if backend.encode("a").ids[-1:] == [eos_id]:
-        return backend
     content: dict[str, Any] = json.loads(backend.to_str())
     there: dict[str, Any] = content["post_processor"] or {"type": "Sequence", "processors": []}
     steps: list[dict[str, Any]] = there["processors"] if there["type"] == "Sequence" else [there]
@@ -94,27 +95,43 @@ def tokenize(
 ) -> list[TokenizedText]:
     """Token ids of prompt and text taken together, cut to `max_length_tokens`.
 
-    Special tokens have their place reserved: a cut text still ends with EOS where the tokenizer
-    adds one. A text without a single token becomes one EOS token.
+    Special tokens have their place reserved: a cut text still ends with EOS.
 
     Raises:
-        ValueError: The numbers of texts and prompts differ.
+        ValueError: The numbers of texts and prompts differ, or a text is no valid Unicode.
     """
     if len(texts) != len(prompts):
         raise ValueError(f"{len(texts)} texts but {len(prompts)} prompts: give one prompt per text")
     backend = tokenizer.backend_tokenizer
     backend.enable_truncation(max_length_tokens)
     joint = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
-    encodings = backend.encode_batch(joint)
-    empty = [int(tokenizer.eos_token_id)]  # pyright: ignore[reportArgumentType]  # one id, never a list
+    try:
+        encodings = backend.encode_batch(joint)
+    except TypeError:
+        _check_unicode(joint)
+        raise
     return [
-        TokenizedText(encoding.ids or empty, _count_prompt_tokens(encoding, len(prompt)))
+        TokenizedText(encoding.ids, _count_prompt_tokens(encoding, len(prompt)))
         for encoding, prompt in zip(encodings, prompts, strict=True)
     ]
 
 
+def _check_unicode(texts: Sequence[str]) -> None:
+    for position, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text {position} holds {text[error.start]!a}, half a surrogate pair and no "
+                "character: remove it, or decode the input with the right encoding"
+            ) from None
+
+
 def _count_prompt_tokens(encoding: Encoding, prompt_characters: int) -> int:
-    """Tokens before the first one that reaches past the prompt, by the joint offsets."""
+    """Tokens before the first one that reaches past the prompt, by the joint offsets.
+
+    The end token belongs to the text, also when the text has no other.
+    """
     if prompt_characters == 0:
         return 0
     first = encoding.char_to_token(prompt_characters)
@@ -124,7 +141,7 @@ def _count_prompt_tokens(encoding: Encoding, prompt_characters: int) -> int:
     for position, (_, end) in enumerate(encoding.offsets):
         if end > prompt_characters:
             return position
-    return len(encoding.ids)
+    return len(encoding.ids) - 1
 
 
 def check_prompt_ends(tokenizer: PreTrainedTokenizerFast, prompts: Mapping[str, str]) -> None:
@@ -148,6 +165,23 @@ def check_prompt_ends(tokenizer: PreTrainedTokenizerFast, prompts: Mapping[str, 
                     f"{start!r}, and pool_prompt is off: end the template with a line feed before "
                     "{text}, or set backbone.pool_prompt to true"
                 )
+
+
+def check_no_bos(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Make sure that no token stands before the prompt.
+
+    sentence-transformers counts it among those of the prompt, and pools it where there is none: a
+    query would be pooled without it and a document with it.
+
+    Raises:
+        ValueError: The tokenizer puts one in front.
+    """
+    encoding = tokenizer.backend_tokenizer.encode("a")
+    if encoding.special_tokens_mask[0]:
+        raise ValueError(
+            f"the tokenizer puts {encoding.tokens[0]!r} in front of each text, and pool_prompt is "
+            "off: documents would pool it and queries not; set backbone.pool_prompt to true"
+        )
 
 
 def collate(

@@ -61,8 +61,7 @@ class Instructions:
         if side is PromptType.document:
             return ""
         if metadata.name in self.overrides:
-            one = {"retrieval": self.overrides[metadata.name]}
-            return query_prompt(self.prompts.model_copy(update={"tasks": one}), "retrieval")
+            return self._own(metadata.name)
         task = TASK_OF_TYPE.get(metadata.type)
         if task is None or task not in {str(name) for name in self.prompts.tasks}:
             raise StageError(
@@ -70,3 +69,22 @@ class Instructions:
                 f"instruction: give one in evaluate.task_prompts"
             )
         return query_prompt(self.prompts, task)
+
+    def by_mteb_name(self) -> dict[str, str]:
+        """The prompts under the names that stock mteb looks up, so that it picks those of `prefix`.
+
+        mteb asks for a name with its side before the bare name and for the name of a task before
+        its type: both sides of each are given, and empty prompts too.
+        """
+        trained = {str(name) for name in self.prompts.tasks}
+        named = {
+            kind: query_prompt(self.prompts, task)
+            for kind, task in TASK_OF_TYPE.items()
+            if task in trained
+        }
+        named |= {name: self._own(name) for name in self.overrides}
+        return named | {f"{name}-{PromptType.document.value}": "" for name in named}
+
+    def _own(self, name: str) -> str:
+        one = {"retrieval": self.overrides[name]}
+        return query_prompt(self.prompts.model_copy(update={"tasks": one}), "retrieval")

@@ -47,6 +47,8 @@ def model_card(run: Run) -> str:
         overlap_words=params.ingest.overlap_words,
         overlap=params.ingest.overlap,
         max_length_tokens=params.backbone.max_length_tokens,
+        short_sizes=params.finetune.training.matryoshka_dims,
+        measured_tokens=params.evaluate.max_length_tokens,
     )
 
 

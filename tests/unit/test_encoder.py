@@ -128,7 +128,8 @@ def test_prompt_tokens_end_where_the_text_begins(
             pico_texts,
             strict=True,
         ):
-            decoded = pico_encoder.tokenizer.decode(item.ids[item.prompt_tokens :])
+            text_ids = item.ids[item.prompt_tokens :]
+            decoded = pico_encoder.tokenizer.decode(text_ids, skip_special_tokens=True)
             assert text in decoded
             assert prompt.startswith(decoded[: -len(text)].strip())
             before = pico_encoder.tokenizer.decode(item.ids[: item.prompt_tokens])
@@ -145,7 +146,8 @@ def test_a_prompt_of_multibyte_characters_is_counted_in_tokens(pico_encoder: Enc
     prompt = "🫖🫖 "
     [item] = pico_encoder.tokenize(["чай"], prompts=[prompt])
     encoding = pico_encoder.tokenizer(prompt + "чай", return_offsets_mapping=True)
-    expected = sum(end <= len(prompt) for _, end in encoding["offset_mapping"])
+    ends = [end for _, end in encoding["offset_mapping"][:-1]]  # without EOS
+    expected = sum(end <= len(prompt) for end in ends)
     assert 0 < item.prompt_tokens == expected
 
 
@@ -154,28 +156,24 @@ def test_prompts_that_do_not_match_the_texts_are_an_error(pico_encoder: Encoder)
         pico_encoder.tokenize(["а", "б"], prompts=["x"])
 
 
-def test_a_cut_text_still_ends_with_eos_when_the_last_token_is_pooled(
-    pico_encoder: Encoder, pico_texts: list[str]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_text_ends_with_eos_a_cut_and_an_empty_one_too(
+    pico_encoder: Encoder, pico_texts: list[str], kind: Kind
 ) -> None:
-    encoder = with_pooling(pico_encoder, "last")
+    encoder = with_pooling(pico_encoder, kind)
     eos = encoder.tokenizer.eos_token_id
     for limit in (1, 5, 64):
-        for item in encoder.tokenize(pico_texts, max_length_tokens=limit):
+        for item in encoder.tokenize(["", *pico_texts], max_length_tokens=limit):
             assert len(item.ids) <= limit
             assert item.ids[-1] == eos
             assert item.ids.count(eos) == 1
-
-
-def test_only_last_pooling_appends_eos(pico_encoder: Encoder) -> None:
-    [item] = pico_encoder.tokenize(["Да."])
-    assert item.ids[-1] != pico_encoder.tokenizer.eos_token_id
 
 
 BOS_FIRST = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
 PROCESSORS = {
     "none": (None, [2, 1]),
     "byte level": (processors.ByteLevel(trim_offsets=False), [2, 1]),
-    "bert": (processors.BertProcessing(("<s>", 0), ("<s>", 0)), [0, 2, 0, 1]),
+    "bert": (processors.BertProcessing(("<s>", 0), ("<s>", 0)), [0, 2, 0]),  # ends its texts itself
     "bos": (BOS_FIRST, [0, 2, 1]),
     "byte level and bos": (
         processors.Sequence([processors.ByteLevel(trim_offsets=False), BOS_FIRST]),
@@ -190,16 +188,17 @@ def test_eos_joins_whatever_the_tokenizer_adds_already(name: str) -> None:
     original = word_tokenizer({"<s>": 0, "</s>": 1, "а": 2, "a": 3, "?": 4}, eos_token=EOS)
     if processor is not None:
         original.backend_tokenizer.post_processor = processor
-    once = plain_tokenizer(original, append_eos=True)
-    twice = plain_tokenizer(once, append_eos=True)
+    once = plain_tokenizer(original)
+    twice = plain_tokenizer(once)
     assert once.encode("а") == expected
     assert twice.encode("а") == expected
-    assert original.encode("а") == expected[:-1]
+    assert once.encode("") == [id_ for id_ in expected if id_ != 2]
+    assert once.eos_token_id == expected[-1]
 
 
 def test_a_tokenizer_without_eos_is_refused() -> None:
     with pytest.raises(ValueError, match="no EOS token"):
-        plain_tokenizer(word_tokenizer({"?": 0}, eos_token=None), append_eos=False)
+        plain_tokenizer(word_tokenizer({"?": 0}, eos_token=None))
 
 
 def test_a_batch_is_padded_on_the_right_and_pools_the_text() -> None:
@@ -211,11 +210,11 @@ def test_a_batch_is_padded_on_the_right_and_pools_the_text() -> None:
     assert collate(items, pad_id=1, pool_prompt=True, device="cpu")[2].equal(attention)
 
 
-def test_a_prompt_that_leaves_no_room_is_pooled_itself(pico_encoder: Encoder) -> None:
+def test_after_a_prompt_that_leaves_no_room_eos_is_pooled(pico_encoder: Encoder) -> None:
     encoder = with_pooling(pico_encoder, "mean", pool_prompt=False)
     items = encoder.tokenize(["Да."], prompts=[PROMPT], max_length_tokens=4)
-    assert items[0].prompt_tokens == len(items[0].ids) == 4
-    assert collate(items, pad_id=0, pool_prompt=False, device="cpu")[2].sum() == 4
+    assert (items[0].prompt_tokens, len(items[0].ids)) == (3, 4)
+    assert collate(items, pad_id=0, pool_prompt=False, device="cpu")[2].tolist() == [[0, 0, 0, 1]]
     assert np.isfinite(encoder.encode([""], prompt=PROMPT, batch_tokens=100)).all()
 
 
@@ -306,7 +305,7 @@ def test_equal_encoders_give_equal_bytes(pico_encoder: Encoder, tmp_path: Path, 
 def test_the_folder_says_what_it_is(pico_folder: Path) -> None:
     settings = json.loads((pico_folder / "samovar.json").read_text())
     assert settings == {
-        "format": 1,
+        "format": 3,
         "attention": "bidirectional",
         "max_length_tokens": 64,
         "pooling": {"kind": "mean", "latent": None, "pool_prompt": True},
@@ -336,7 +335,7 @@ def test_a_folder_that_is_no_encoder_is_refused(tmp_path: Path, pico_folder: Pat
     with pytest.raises(ValueError, match=r"samovar\.json is missing"):
         Encoder.load(tmp_path)
     (tmp_path / "samovar.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="format 99, expected 1"):
+    with pytest.raises(ValueError, match="format 99, expected 3"):
         Encoder.load(tmp_path)
 
 

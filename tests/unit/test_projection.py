@@ -1,7 +1,6 @@
 """The projection after pooling: its start, its place, its folder, and what follows its size."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from model.encoder.encoder import Encoder
-from model.encoder.export import NEW_FORMAT
 from model.encoder.pooling.build import LatentSize, PoolingSettings
 from model.encoder.pooling.projection import build_projection
 from model.losses.matryoshka import matryoshka_sizes
@@ -73,14 +71,6 @@ def test_sentence_transformers_gives_the_same_vectors(
     )
     assert theirs.get_embedding_dimension() == 48
     np.testing.assert_allclose(theirs.encode(pico_texts, batch_size=5), ours, atol=1e-5)
-
-
-def test_an_older_reader_refuses_the_folder_instead_of_leaving_the_projection_out(
-    pico_encoder: Encoder, pico_folder: Path, tmp_path: Path
-) -> None:
-    projected(pico_encoder, 12).save(tmp_path)
-    assert json.loads((tmp_path / "samovar.json").read_text())["format"] == NEW_FORMAT
-    assert json.loads((pico_folder / "samovar.json").read_text())["format"] == 1
 
 
 def test_settings_survive_json() -> None:

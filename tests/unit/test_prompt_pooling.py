@@ -78,8 +78,7 @@ def test_tokens_that_hold_a_character_of_the_text_are_pooled(
         spans = encoder.tokenizer(prompt + text, return_offsets_mapping=True)["offset_mapping"]
         ends_after = [place for place, (_, end) in enumerate(spans) if end > len(prompt)]
         pooled.append(list(range(ends_after[0], len(item.ids))))
-    alone = len(encoder.tokenizer.encode(prompt))
-    alone -= encoder.settings.ends_with_eos  # its own EOS
+    alone = len(encoder.tokenizer.encode(prompt)) - 1  # without its EOS
     shared = {alone - places[0] for places in pooled}
     assert (shared == {0}) == (prompt == PROMPT), "the premise: one prompt shares a token"
     assert_pools(encoder, items, pooled)
@@ -87,20 +86,31 @@ def test_tokens_that_hold_a_character_of_the_text_are_pooled(
 
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prompt_that_leaves_no_room_is_pooled_whole(
+def test_after_a_prompt_that_leaves_no_room_eos_is_pooled(
     pico_encoder: Encoder, kind: Kind, bos: bool
 ) -> None:
     """An empty span would be 0/0: cut in the prompt, and a text without a character."""
     encoder = encoder_of(pico_encoder, kind, bos=bos)
     items = encoder.tokenize(["Да.", ""], prompts=[PROMPT, PROMPT], max_length_tokens=4)
     items += encoder.tokenize([""], prompts=[PROMPT])
-    ends = encoder.settings.ends_with_eos
-    assert all(item.prompt_tokens >= len(item.ids) - ends for item in items)
-    assert_pools(encoder, items, [list(range(len(item.ids))) for item in items])
+    assert_pools(encoder, items, [[len(item.ids) - 1] for item in items])
 
 
-@pytest.mark.parametrize("kind", ["latent", "multilayer"])
-def test_sentence_transformers_pools_a_prompt_that_leaves_no_room(
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_with_bos_is_refused_where_prompts_are_not_pooled(
+    pico_encoder: Encoder, tmp_path: Path, kind: Kind
+) -> None:
+    """sentence-transformers pools BOS of a document, and of a query takes it for the prompt."""
+    encoder = encoder_of(pico_encoder, kind, bos=True)
+    if encoder.settings.ends_with_eos:
+        encoder.save(tmp_path)
+        return
+    with pytest.raises(ValueError, match=r"puts '<pad>' in front .*pool_prompt to true"):
+        encoder.save(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sentence_transformers_pools_the_same_where_a_prompt_leaves_no_room(
     pico_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     monkeypatch.setattr(
@@ -109,6 +119,7 @@ def test_sentence_transformers_pools_a_prompt_that_leaves_no_room(
     encoder = encoder_of(pico_encoder, kind)
     encoder.save(tmp_path / "model", prompts={"query": PROMPT})
     theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", trust_remote_code=True)
-    vectors = theirs.encode(["", "Да."], prompt=PROMPT)
-    ours = encoder.encode(["", "Да."], prompt=PROMPT, batch_tokens=100)
-    np.testing.assert_allclose(vectors, ours, atol=1e-5)
+    for prompt in (PROMPT, PROMPT * 20):  # the second is cut
+        vectors = theirs.encode(["", "Да."], prompt=prompt)
+        ours = encoder.encode(["", "Да."], prompt=prompt, batch_tokens=100)
+        np.testing.assert_allclose(vectors, ours, atol=1e-5)

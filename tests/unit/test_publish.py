@@ -10,7 +10,7 @@ from tasks.champion import refresh_champion
 from tasks.contract.stage import StageError, read_json
 from tasks.gate import judge_candidate
 from tasks.params.load import Params, load_params
-from tasks.publish import describe_run, publish
+from tasks.publish import PROMPTS_FILE, describe_run, publish
 from tasks.store.registry import Registry, fingerprint_folder
 from tasks.store.storage import open_storage
 from tests.unit.file_limit import files_up_to
@@ -28,6 +28,7 @@ def train(weights: str, score: float) -> None:
     """What a run leaves behind before the gate."""
     MODEL.mkdir(parents=True, exist_ok=True)
     (MODEL / "model.safetensors").write_text(weights)
+    write(str(MODEL / PROMPTS_FILE), {"prompts": {"query": "вопрос: ", "document": ""}})
     for rung in ("random", "backbone", "final"):
         mean = score if rung == "final" else 0.1
         write(f"artifacts/evaluate/{rung}/scores.json", {"tasks": {"STS": mean}, "mean": mean})
@@ -72,8 +73,25 @@ def test_a_passed_model_is_published_with_its_card_and_report(
         "scores": {"STS": 0.5},
     }
     names = [file.path for file in version.files]
-    assert names == ["README.md", "model.safetensors", "report/index.html"]
+    assert names == ["README.md", PROMPTS_FILE, "model.safetensors", "report/index.html"]
     assert version.fingerprint == fingerprint_folder(MODEL)
+    assert registry.verify(version.version) == []
+
+
+def test_the_published_prompts_have_the_names_of_mteb_beside_ours(
+    params: Params, registry: Registry
+) -> None:
+    judged = MODEL / PROMPTS_FILE
+    own = {"SampleSTS": "Найди похожее"}
+    evaluate = params.evaluate.model_copy(update={"task_prompts": own})
+    run(params.model_copy(update={"evaluate": evaluate}))
+    (version,) = registry.versions()
+    prompts = read_json(Path(registry.address(version.version)) / PROMPTS_FILE)["prompts"]
+    assert prompts["query"] == "вопрос: "
+    assert prompts["Retrieval"] == "вопрос: "
+    assert prompts["Retrieval-document"] == prompts["document"] == ""
+    assert prompts["SampleSTS"] == "Найди похожее: "
+    assert read_json(judged) == {"prompts": {"query": "вопрос: ", "document": ""}}
     assert registry.verify(version.version) == []
 
 

@@ -278,6 +278,16 @@ def test_a_merge_that_was_asked_for_is_not_said_to_be_chosen(run, folder, params
     assert "chosen on the development split" not in card_of("uniform_soup")
 
 
+@pytest.mark.parametrize("sizes", [[], [16, 8]])
+def test_a_cut_vector_is_said_to_be_of_other_length(run, folder, params, sizes):
+    training = run.params.finetune.training.model_copy(update={"matryoshka_dims": sizes})
+    finetune = params.finetune.model_copy(update={"training": training})
+    values = params.model_copy(update={"finetune": finetune})
+    card = model_card(Run(params=values, artifacts=folder / "artifacts"))
+    assert ("The first 16 or 8 numbers" in card) == bool(sizes)
+    assert ("normalize_embeddings=True" in card) == bool(sizes)
+
+
 def test_a_decoder_from_scratch_is_said(run):
     assert "Its decoder was trained from scratch on 1\u2009400 documents" in model_card(run)
     assert ModelCard(model_card(run)).data.base_model is None

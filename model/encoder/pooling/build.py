@@ -12,7 +12,7 @@ from model.encoder.pooling.multilayer import MultilayerPooling
 from model.encoder.pooling.weighted_mean import WeightedMeanPooling
 
 FIRST_KEYS = ("kind", "pool_prompt", "latent")
-"""Keys of format 1 of a model folder."""
+"""Keys that are written always."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class PoolingSettings:
 
     @property
     def ends_with_eos(self) -> bool:
-        """Whether the last token is what is pooled, so that every text must end with EOS."""
+        """Whether the last token, EOS, is all that is pooled."""
         return self.kind == "last" or (self.kind == "multilayer" and self.layer_tokens == "last")
 
     def to_json(self) -> dict[str, Any]:
