@@ -127,11 +127,11 @@ class Storage:
             raise StageError(f"{self._address(prefix)} holds no files: check the path")
         with atomic_folder(local) as folder:
             for path in paths:
-                self.download(path, folder / PurePosixPath(path).relative_to(_checked(prefix)))
+                self.download(path, folder / PurePosixPath(path).relative_to(prefix))
 
     def delete(self, prefix: str) -> None:
         """Remove a file, or everything below a prefix; nothing there is no error."""
-        if _checked(prefix) == PurePosixPath():
+        if PurePosixPath(prefix) == PurePosixPath():
             raise ValueError(f"refusing to delete all of {self.url}: name a path below it")
         with self._errors_explained(prefix):
             filesystem, full = self._locate(prefix)
@@ -157,8 +157,9 @@ class Storage:
 
     def _locate(self, path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         filesystem, root = open_filesystem(self.url, self.endpoint_url)
-        relative = _checked(path)
-        return filesystem, root if relative == PurePosixPath() else f"{root.rstrip('/')}/{relative}"
+        if PurePosixPath(path) == PurePosixPath():
+            return filesystem, root
+        return filesystem, f"{root.rstrip('/')}/{inner_path(path, f'the store {self.url}')}"
 
     def _address(self, path: str) -> str:
         return f"{self.url.rstrip('/')}/{path}"
@@ -167,6 +168,26 @@ class Storage:
     def _errors_explained(self, path: str) -> Iterator[None]:
         with storage_errors(self._address(path), self.endpoint_url):
             yield
+
+
+def inner_path(name: object, where: str) -> PurePosixPath:
+    """A name that came from outside as a path that stays below the folder it is put into.
+
+    Args:
+        name: As a listing, a manifest or another file of the store or of a data set has it.
+        where: What names it, for the message.
+
+    Raises:
+        StageError: It is no text, empty, absolute, an address, holds a NUL or leads out by `..`.
+    """
+    is_plain = isinstance(name, str) and "\0" not in name and "://" not in name
+    path = PurePosixPath(name if is_plain else "")
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise StageError(
+            f"{where} names {name!r}: expected a path relative to it, without '..'; nothing is "
+            "read or written there"
+        )
+    return path
 
 
 def open_storage(url: str, endpoint_url: str | None) -> Storage:
@@ -234,13 +255,6 @@ def _is_taken(error: OSError) -> bool:
     code = cause.response.get("Error", {}).get("Code") if isinstance(cause, ClientError) else None
     taken = {"PreconditionFailed", "ConditionalRequestConflict"}
     return isinstance(error, FileExistsError) or code in taken
-
-
-def _checked(path: str) -> PurePosixPath:
-    relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ValueError(f"{path!r}: expected a path relative to the store, without '..'")
-    return relative
 
 
 @contextlib.contextmanager

@@ -196,6 +196,16 @@ def test_a_missing_folder_names_its_neighbours(tmp_path):
         local_task(tmp_path / "Stz", "RuSTSBenchmarkSTS", 42)
 
 
+@pytest.mark.parametrize("outside", ["../other.parquet", "/etc/x", "http://127.0.0.1:9/x.parquet"])
+def test_a_readme_that_names_data_elsewhere_is_refused(tmp_path, outside):
+    folder = write_sts(tmp_path / "STS")
+    for files in (outside, [outside], [{"split": "test", "path": ["a.parquet", outside]}]):
+        front = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]})
+        (folder / "README.md").write_text(f"---\n{front}---\n", encoding="utf-8")
+        with pytest.raises(StageError, match=r"README\.md names .*expected a path relative"):
+            local_task(folder, "RuSTSBenchmarkSTS", 42)
+
+
 def test_an_official_task_without_its_splits_is_refused(tmp_path):
     folder = write_sts(tmp_path / "TERRa")
     with pytest.raises(StageError, match=r"\['test'\], but TERRa needs \['dev'\]"):

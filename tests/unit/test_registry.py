@@ -260,3 +260,9 @@ def test_a_broken_manifest_is_named_with_what_to_do(registry: Registry, tmp_path
     (Path(registry.address(name)) / "manifest.json").write_text('{"version": 1')
     with pytest.raises(StageError, match=rf"{name}/manifest\.json is no manifest .* withdraw"):
         registry.versions()
+
+
+def test_what_else_lies_among_the_claims_is_left_alone(registry: Registry, tmp_path: Path) -> None:
+    registry.storage.write_bytes("registry/pico/claims/note v7", b"mine")
+    assert publish(registry, make_model(tmp_path / "model"))[0][:5] == "v0001"
+    assert registry.storage.read_bytes("registry/pico/claims/note v7") == b"mine"
