@@ -43,6 +43,7 @@ def mirror_benchmark(name: str, target: str, endpoint_url: str | None) -> None:
     Raises:
         StageError: mteb knows no such benchmark, or a task cannot be fetched.
     """
+    storage = open_storage(target, endpoint_url)
     tasks = benchmark_tasks(name)
     for number, task in enumerate(tasks, start=1):
         logger.info("%d/%d %s", number, len(tasks), task.metadata.name)
@@ -50,7 +51,6 @@ def mirror_benchmark(name: str, target: str, endpoint_url: str | None) -> None:
         if "://" not in target:
             mirror_task(task, Path(target) / task.metadata.name)
             continue
-        storage = open_storage(target, endpoint_url)
         if not storage.exists(f"{task.metadata.name}/README.md"):
             with tempfile.TemporaryDirectory() as folder:
                 mirror_task(task, Path(folder) / "task")

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tasks.params.addresses import Place, Service
 from tasks.params.base import (
     Fraction,
     Integer,
@@ -23,9 +24,9 @@ from tasks.params.base import (
 class Data(Section):
     """Section data: where the corpora and the benchmark lie (folder or s3:// address)."""
 
-    corpus: str
+    corpus: Place
     """Folder of the training sources; the paths of ingest.sources are relative to it."""
-    benchmark: str
+    benchmark: Place
     """Folder of the evaluation tasks in the layout of the hub, one folder per task."""
 
 
@@ -57,7 +58,7 @@ class Source(Section):
     Keys with a default switch on what few corpora need; left out, the rows are taken as they are.
     """
 
-    path: str
+    path: Place
     """Relative to data.corpus, absolute, or s3://; a glob may match several files."""
     format: Literal["parquet", "jsonl", "csv", "datasets"]
     """How the files are read; `datasets` is a folder that `save_to_disk` wrote."""
@@ -154,7 +155,7 @@ API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
 class Endpoint(Section):
     """An OpenAI-compatible chat endpoint; its key comes from the environment."""
 
-    base_url: str
+    base_url: Service
     """Address up to and with /v1."""
     model: str
     """Name by which the endpoint knows the model."""

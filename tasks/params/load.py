@@ -5,6 +5,7 @@ Every section belongs to one stage and bears its name; `data`, `prompts`, `compu
 that names the file, the key, what was given and what was expected.
 """
 
+import re
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from tasks.params.addresses import ADDRESS_FAULT
 from tasks.params.base import Section
 from tasks.params.data import Data, Ingest, Synthesize, Validate
 from tasks.params.evaluation import (
@@ -207,7 +209,8 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
             f"{path} does not exist: copy one of infra/profiles/ (make profile PROFILE=sample)"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is no valid YAML: {error}") from error
+        # not `from error`: the trace would quote the line, and what it holds, once more
+        raise ParamsError(_hide_users(f"{path} is no valid YAML: {error}")) from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path} must hold a mapping of sections, got {type(content).__name__}")
     try:
@@ -219,10 +222,16 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 def _describe(fault: ErrorDetails) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-    given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+    is_shown = fault["type"] != ADDRESS_FAULT and not isinstance(fault["input"], dict)
+    given = f", got {fault['input']!r}" if is_shown else ""
     hint = (
         " (unknown key: remove it or correct its spelling)"
         if fault["type"] == "extra_forbidden"
         else ""
     )
-    return f"  {key}: {fault['msg']}{given}{hint}"
+    return _hide_users(f"  {key}: {fault['msg']}{given}{hint}")
+
+
+def _hide_users(text: str) -> str:
+    """The text without the user and password of any address in it."""
+    return re.sub(r"(://).*@", r"\1...@", text)

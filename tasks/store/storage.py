@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.contract.stage import StageError, atomic_folder
+from tasks.params.addresses import check_place
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -181,7 +182,7 @@ def inner_path(name: object, where: str) -> PurePosixPath:
         StageError: It is no text, empty, absolute, an address, holds a NUL or leads out by `..`.
     """
     is_plain = isinstance(name, str) and "\0" not in name and "://" not in name
-    path = PurePosixPath(name if is_plain else "")
+    path = PurePosixPath(str(name) if is_plain else "")
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise StageError(
             f"{where} names {name!r}: expected a path relative to it, without '..'; nothing is "
@@ -194,14 +195,12 @@ def open_storage(url: str, endpoint_url: str | None) -> Storage:
     """Storage at a folder or an s3:// address; nothing is read or written yet.
 
     Raises:
-        StageError: The address has another scheme, or no bucket.
+        StageError: The address has another scheme, no bucket, or holds keys.
     """
-    scheme, separator, rest = url.partition("://")
-    if not url or (separator and scheme not in {"s3", "file"}):
-        raise StageError(f"store address {url!r}: expected a folder or s3://bucket/prefix")
-    if scheme == "s3" and not rest.strip("/"):
-        raise StageError(f"store address {url!r} names no bucket: expected s3://bucket/prefix")
-    return Storage(url, endpoint_url)
+    try:
+        return Storage(check_place(url), endpoint_url)
+    except ValueError as error:
+        raise StageError(f"the address of a store: {error}") from error
 
 
 def open_filesystem(url: str, endpoint_url: str | None) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -155,7 +155,7 @@ def test_names_with_dots_and_of_any_alphabet_are_names() -> None:
         assert str(inner_path(name, "the list")) == name
 
 
-@pytest.mark.parametrize("url", ["", "gs://bucket", "s3://", "s3:///"])
+@pytest.mark.parametrize("url", ["", "gs://bucket", "s3://", "s3:///", "file:///a", "~/a"])
 def test_an_address_that_is_no_store_is_refused(url: str) -> None:
     with pytest.raises(StageError, match="expected"):
         open_storage(url, None)
