@@ -26,6 +26,7 @@ from rich.console import Console
 from flows.checkout.locks import check_checkout_is_free
 from flows.errors import FlowError
 from flows.plan.dag import changed, check_data
+from flows.processes.process import environment
 from flows.server.database import check_database
 from flows.server.server import running_server
 from flows.settings import POOL
@@ -223,7 +224,13 @@ def _probe() -> Iterator[Finding]:
     command = [sys.executable, "-m", "tasks.probe"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROBE_WAIT_S, check=False
+            command,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=PROBE_WAIT_S,
+            check=False,
         )
         output, trouble = done.stdout, done.stderr.strip() if done.returncode else ""
     except subprocess.TimeoutExpired as expired:

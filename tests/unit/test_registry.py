@@ -266,3 +266,13 @@ def test_what_else_lies_among_the_claims_is_left_alone(registry: Registry, tmp_p
     registry.storage.write_bytes("registry/pico/claims/note v7", b"mine")
     assert publish(registry, make_model(tmp_path / "model"))[0][:5] == "v0001"
     assert registry.storage.read_bytes("registry/pico/claims/note v7") == b"mine"
+
+
+def test_a_store_and_files_in_cyrillic_publish_and_read_back(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "модель")
+    (model / "словарь.txt").write_text("Тула")
+    registry = Registry(open_storage(str(tmp_path / "Склад №1"), None), "pico")
+    name, _ = publish(registry, model)
+    assert registry.verify(name) == []
+    registry.download(registry.read(name), tmp_path / "назад")
+    assert fingerprint_folder(tmp_path / "назад") == fingerprint_folder(model)
