@@ -13,6 +13,7 @@ from configobj import ConfigObj, ConfigObjError
 from dvc.config import Config, ConfigError, merge
 
 from flows.errors import FlowError
+from tasks.params.addresses import use_plain_requests
 from tasks.params.load import Store, load_params
 
 REMOTE = "store"
@@ -43,6 +44,7 @@ def use_remote(root: Path, store: Store) -> str:
         raise FlowError(
             f"the DVC remote cannot be set to {wanted['url']}: {error}; correct .dvc/config.local"
         ) from error
+    use_plain_requests()
     if store.endpoint_url is not None:
         os.environ["AWS_ENDPOINT_URL"] = store.endpoint_url
     return wanted["url"]

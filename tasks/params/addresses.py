@@ -4,6 +4,7 @@ They end up in logs, in reports and in .dvc/config.local, so none may hold a use
 no message about one repeats it.
 """
 
+import os
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -12,6 +13,21 @@ from pydantic_core import PydanticCustomError
 
 ADDRESS_FAULT = "address"
 """Type of the faults found here: the value is not to be shown."""
+PLAIN_REQUESTS = {
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "WHEN_REQUIRED",
+    "AWS_MAX_ATTEMPTS": "2",
+}
+
+
+def use_plain_requests() -> None:
+    """Have S3 clients of this process and its children send what every service takes.
+
+    botocore adds checksums that several services refuse, and tries five times what s3fs tries five
+    times: 25 waits of a minute for a service that hangs. What the environment says already stays.
+    """
+    for name, value in PLAIN_REQUESTS.items():
+        os.environ.setdefault(name, value)
 
 
 def check_place(value: str) -> str:

@@ -19,11 +19,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.contract.stage import StageError, atomic_folder
-from tasks.params.addresses import check_place
+from tasks.params.addresses import check_place, use_plain_requests
 
 CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
+READ_TIMEOUT_S = 30
 ATTEMPTS = 3
+ROUNDS = 2
+"""How often s3fs starts the attempts again: a service that hangs is given up after 3 minutes."""
 PARTIAL = ".partial-"
 STALE_AFTER_S = 24 * 3600.0
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -207,7 +209,8 @@ def open_filesystem(url: str, endpoint_url: str | None) -> tuple[fsspec.Abstract
     """The fsspec file system of an address, and the path in it; local paths become absolute."""
     if not url.startswith("s3://"):
         return fsspec.core.url_to_fs(url)
-    return fsspec.core.url_to_fs(
+    use_plain_requests()
+    filesystem, path = fsspec.core.url_to_fs(
         url,
         endpoint_url=endpoint_url,
         use_listings_cache=False,
@@ -217,6 +220,8 @@ def open_filesystem(url: str, endpoint_url: str | None) -> tuple[fsspec.Abstract
             "retries": {"max_attempts": ATTEMPTS, "mode": "standard"},
         },
     )
+    filesystem.retries = ROUNDS  # pyright: ignore[reportAttributeAccessIssue]  # of s3fs
+    return filesystem, path
 
 
 @contextlib.contextmanager
