@@ -13,6 +13,7 @@ from s3fs import S3FileSystem
 
 from flows.checkout.remote import use_remote
 from flows.processes.process import environment
+from tasks import probe
 from tasks.contract.stage import StageError
 from tasks.params.addresses import PLAIN_REQUESTS, use_plain_requests
 from tasks.params.load import Store
@@ -20,6 +21,7 @@ from tasks.store import storage as storage_module
 from tasks.store.registry import Registry, fingerprint_folder
 from tasks.store.storage import open_storage
 from tests.unit.fake_s3 import KEYS, FakeS3, serve_fake_s3
+from tests.unit.test_check import params_with
 from tests.unit.test_registry import make_model, publish
 
 URL = "s3://bucket/Модели №1"
@@ -73,6 +75,16 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     use_plain_requests()
     assert os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] == "WHEN_SUPPORTED"
     assert os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] == "WHEN_REQUIRED"
+
+
+@pytest.mark.parametrize("is_conditional", [True, False])
+def test_the_check_tells_a_store_that_creates_a_name_twice(is_conditional: bool) -> None:
+    with serve_fake_s3(is_conditional=is_conditional) as s3:
+        s3.objects["Модели №1/probe.txt"] = b"a user's own"
+        found = list(probe.store(params_with(store={"url": URL, "endpoint_url": s3.url})))
+        assert s3.objects == {"Модели №1/probe.txt": b"a user's own"}
+    assert [level for level, _ in found] == (["ok"] if is_conditional else ["ok", "warning"])
+    assert is_conditional or "ignores If-None-Match" in found[1][1]
 
 
 def test_a_service_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
