@@ -80,9 +80,14 @@ def _check_readme(path: Path) -> None:
     """
     if not path.is_file():
         return
-    for config in DatasetCard.load(path, ignore_metadata_errors=True).data.get("configs") or []:
-        for key in ("data_dir", "data_files"):
-            for name in _strings(config.get(key) or []):
+    configs = DatasetCard.load(path, ignore_metadata_errors=True).data.get("configs")
+    # what is no list of mappings here is refused by `datasets` itself
+    for config in configs if isinstance(configs, list) else []:
+        places = (
+            [config.get("data_dir"), config.get("data_files")] if isinstance(config, dict) else []
+        )
+        for name in _strings(places):
+            if Path(name).parts:  # '.' is the folder itself
                 inner_path(name, str(path))
 
 
