@@ -5,6 +5,7 @@ PROFILE ?= sample
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 export DVC_NO_ANALYTICS := 1
+export PYTHONUTF8 := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup data demo real pico retrain repro pull profile test test-all lint audit bench check ui up down status serve s3-up s3-down

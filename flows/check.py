@@ -29,6 +29,7 @@ from flows.checkout.locks import check_checkout_is_free
 from flows.checkout.names import checkout_name
 from flows.errors import FlowError
 from flows.plan.dag import changed, check_data
+from flows.processes.process import environment
 from flows.server.database import check_database
 from flows.server.server import running_server
 from flows.show.notify import ADDRESSES, read_addresses
@@ -267,9 +268,11 @@ def _probes() -> Iterator[Finding]:
     started = {
         module: subprocess.Popen(
             [sys.executable, "-m", module],
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
         for module in PROBES
     }

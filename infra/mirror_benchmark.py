@@ -24,7 +24,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 
 from tasks.contract.stage import StageError, atomic_folder
 from tasks.params.load import ParamsError, load_params
-from tasks.store.storage import open_storage
+from tasks.store.storage import inner_path, open_storage
 
 RETRIEVAL_PARTS = ("corpus", "queries", "query", "qrels", "default", "top_ranked", "instruction")
 """Configs a retrieval task of mteb may have, prefixed by the language in a multilingual one."""
@@ -43,13 +43,14 @@ def mirror_benchmark(name: str, target: str, endpoint_url: str | None) -> None:
     Raises:
         StageError: mteb knows no such benchmark, or a task cannot be fetched.
     """
+    storage = open_storage(target, endpoint_url)
     tasks = benchmark_tasks(name)
     for number, task in enumerate(tasks, start=1):
         logger.info("%d/%d %s", number, len(tasks), task.metadata.name)
+        inner_path(task.metadata.name, name)
         if "://" not in target:
             mirror_task(task, Path(target) / task.metadata.name)
             continue
-        storage = open_storage(target, endpoint_url)
         if not storage.exists(f"{task.metadata.name}/README.md"):
             with tempfile.TemporaryDirectory() as folder:
                 mirror_task(task, Path(folder) / "task")
@@ -90,8 +91,9 @@ def mirror_task(task: AbsTask, folder: Path) -> None:
         configs: dict[str, list[str]] = {}
         try:
             for config, split, rows in _parts(task):
-                (partial / config).mkdir(exist_ok=True)
-                rows.to_parquet(partial / config / f"{split}.parquet")
+                file = partial / inner_path(f"{config}/{split}.parquet", source)
+                file.parent.mkdir(exist_ok=True)
+                rows.to_parquet(file)
                 configs.setdefault(config, []).append(split)
                 logger.info("%s/%s: %d rows", config, split, len(rows))
         except (ConnectionError, DatasetNotFoundError) as error:

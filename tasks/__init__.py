@@ -5,8 +5,6 @@ process, otherwise burn their cores in waiting threads (a training step was meas
 times slower). oneDNN and torch's layer over it keep fewer compiled kernels: where batches come in
 many lengths, one per shape was measured to take 0.9 GiB of a training's 2.4, and saved no time.
 Large tensors lie on large pages: a training takes a tenth less memory and is never slower.
-botocore sends checksums only where an operation demands them: services other than AWS refuse the
-trailers it sends otherwise. `flows` imports `tasks.params`, so its DVC has all of this too.
 Whoever set these variables already is left in peace.
 """
 
@@ -16,5 +14,3 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")
-os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "WHEN_REQUIRED")

@@ -9,17 +9,20 @@ import os
 import sys
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 from tasks.contract.stage import StageError
 from tasks.params.data import API_KEY_VARIABLE
+from tasks.params.evaluation import Store
 from tasks.params.load import Params, load_params
-from tasks.store.storage import open_filesystem, open_storage
+from tasks.store.storage import Storage, open_filesystem, open_storage
 
 Level = Literal["ok", "warning", "error"]
 
-PROBE_OBJECT = "probe.txt"
+PROBE_OBJECT = "samovar-probe-"
+"""How the name of the object starts; the rest is like no other."""
 CONTENT = b"written by python -m flows.check\n"
 ANSWER_WAIT_S = 5.0
 
@@ -72,21 +75,42 @@ def _count_gpus() -> int:
 
 
 def store(params: Params) -> Iterator[tuple[Level, str]]:
-    """Whether the store can be written and read, and keeps what is overwritten."""
+    """Whether the store can be written and read, creates a name once, keeps what is overwritten."""
     where = params.store
     storage = open_storage(where.url, where.endpoint_url)
-    storage.write_bytes(PROBE_OBJECT, CONTENT)
-    if storage.read_bytes(PROBE_OBJECT) != CONTENT:
-        yield "error", f"{where.url} gives other bytes back than were written: do not use it"
-        return
-    trouble = None
+    name = f"{PROBE_OBJECT}{uuid.uuid4().hex}.txt"
+    storage.create(name, b"")
     try:
-        storage.delete(PROBE_OBJECT)
+        is_taken = not storage.create(name, CONTENT)
+        storage.write_bytes(name, CONTENT)
+        is_same = storage.read_bytes(name) == CONTENT
+    finally:
+        left = _remove(storage, name)
+    if is_same:
+        yield "ok", f"{where.url} can be written and read"
+    else:
+        yield "error", f"{where.url} gives other bytes back than were written: do not use it"
+    if not is_taken:
+        yield (
+            "warning",
+            f"{where.url} creates a name that exists (it ignores If-None-Match), so two machines "
+            "that publish at once may take the same version: let one at a time publish",
+        )
+    if left is not None:
+        yield "warning", left
+    yield from _versioning(where)
+
+
+def _remove(storage: Storage, name: str) -> str | None:
+    """Remove the object; keys that may delete nothing leave it there, which is said."""
+    try:
+        storage.delete(name)
     except StageError as error:
-        trouble = error
-    yield "ok", f"{where.url} can be written and read"
-    if trouble is not None:
-        yield "warning", f"{PROBE_OBJECT} stays in the store, deleting failed: {trouble}"
+        return f"{name} stays in the store, deleting failed: {error}"
+    return None
+
+
+def _versioning(where: Store) -> Iterator[tuple[Level, str]]:
     if where.url.startswith("s3://"):
         bucket = where.url.removeprefix("s3://").split("/")[0]
         filesystem, _ = open_filesystem(where.url, where.endpoint_url)

@@ -179,6 +179,8 @@ class Git:
                 input=text,
                 capture_output=True,
                 text=True,
+                encoding="utf-8",
+                errors="surrogateescape",  # paths are bytes, and go back to git as they came
                 timeout=TIMEOUT_S,
                 check=False,
             )

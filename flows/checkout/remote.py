@@ -5,12 +5,15 @@ enter any file, DVC takes them from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 """
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from dvc.config import Config, ConfigError
+from configobj import ConfigObj, ConfigObjError
+from dvc.config import Config, ConfigError, merge
 
 from flows.errors import FlowError
+from tasks.params.addresses import use_plain_requests
 from tasks.params.load import Store, load_params
 
 REMOTE = "store"
@@ -35,11 +38,13 @@ def use_remote(root: Path, store: Store) -> str:
     if store.endpoint_url is not None and "://" in store.url:
         wanted["endpointurl"] = store.endpoint_url
     try:
-        config = Config(str(root / ".dvc"), validate=False)
-        with config.edit("local") as local:
-            _set_remote(local, wanted)
-    except ConfigError as error:
-        raise FlowError(f"the DVC remote cannot be set to {wanted['url']}: {error}") from error
+        _check_settings(root / ".dvc", wanted)
+        _write_settings(root / ".dvc" / "config.local", wanted)
+    except (ConfigError, ConfigObjError, ValueError, OSError) as error:
+        raise FlowError(
+            f"the DVC remote cannot be set to {wanted['url']}: {error}; correct .dvc/config.local"
+        ) from error
+    use_plain_requests()
     if store.endpoint_url is not None:
         os.environ["AWS_ENDPOINT_URL"] = store.endpoint_url
     return wanted["url"]
@@ -56,8 +61,41 @@ def refusal_hint() -> str:
     )
 
 
-def _set_remote(local: Any, wanted: dict[str, str]) -> None:  # noqa: ANN401 - DVC's, untyped
-    entry = local.setdefault("remote", {}).setdefault(REMOTE, {})
+def _check_settings(folder: Path, wanted: dict[str, str]) -> None:
+    """See that DVC takes the settings of all levels with the remote among them."""
+    config = Config(str(folder), validate=False)
+    local: Any = config.load_one("local")
+    _set_remote(local.setdefault("remote", {}).setdefault(REMOTE, {}), wanted)
+    every = config.load_config_to_level("local")
+    merge(every, local)
+    Config.validate(every)
+
+
+def _write_settings(path: Path, wanted: dict[str, str]) -> None:
+    """Set the remote in a file of the user's, whose other lines and comments stay.
+
+    Not by `Config.edit` of DVC, which reads UTF-8, writes ASCII, and has emptied the file by the
+    time it finds that a path is in Cyrillic.
+    """
+    old = path.read_bytes() if path.exists() else b""
+    settings = ConfigObj(BytesIO(old), encoding="utf-8", interpolation=False)
+    _set_remote(settings.setdefault(f'remote "{REMOTE}"', {}), wanted)
+    new = BytesIO()
+    settings.write(new)
+    if new.getvalue() == old:
+        return
+    # where git does not look, and for no more eyes than the file itself: it may hold passwords
+    partial = path.parent / "tmp" / f"{path.name}.partial-{os.getpid()}"
+    partial.parent.mkdir(exist_ok=True)
+    try:
+        partial.touch(mode=path.stat().st_mode & 0o777 if path.exists() else 0o666)
+        partial.write_bytes(new.getvalue())
+        partial.replace(path.resolve())
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _set_remote(entry: Any, wanted: dict[str, str]) -> None:  # noqa: ANN401 - untyped
     entry.pop("endpointurl", None)
     entry.update(wanted)
 

@@ -130,13 +130,14 @@ def environment() -> dict[str, str]:
     """The environment of a stage: our Python first, no buffering, no progress bars, no telemetry.
 
     A progress bar would become one log row per redraw. DVC runs commands in $SHELL, which differs
-    from machine to machine.
+    from machine to machine, and reads its settings in the encoding of the locale.
     """
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     return os.environ | {
         "PATH": os.pathsep.join(folders),
         "SHELL": "/bin/sh",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
         "TQDM_DISABLE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "DVC_NO_ANALYTICS": "1",

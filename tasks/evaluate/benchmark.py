@@ -2,18 +2,21 @@
 
 import difflib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import datasets
 import mteb
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+from huggingface_hub import DatasetCard
 from mteb.abstasks import AbsTask
 from mteb.abstasks.classification import AbsTaskClassification
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
 from tasks.contract.stage import StageError
 from tasks.evaluate.retrieved import KeepsRanking
+from tasks.store.storage import inner_path
 
 
 def local_task(folder: Path, official_name: str, seed: int) -> AbsTask:
@@ -34,6 +37,7 @@ def local_task(folder: Path, official_name: str, seed: int) -> AbsTask:
             f"{neighbours}. Correct evaluate.tasks, or fill the folder with "
             f"`python -m infra.mirror_benchmark`"
         )
+    _check_readme(folder / "README.md")
     metadata = official.metadata.model_copy(
         update={
             "name": folder.name,
@@ -66,6 +70,36 @@ def official_task(name: str) -> AbsTask:
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {close}?" if close else "see `mteb available-tasks`"
         raise StageError(f"evaluate.tasks names {name!r}, unknown to mteb; {hint}") from None
+
+
+def _check_readme(path: Path) -> None:
+    """See that the data are those of the folder, with which ingest has compared the training rows.
+
+    Raises:
+        StageError: README.md names a file elsewhere, which may be an address of the net.
+    """
+    if not path.is_file():
+        return
+    configs = DatasetCard.load(path, ignore_metadata_errors=True).data.get("configs")
+    # what is no list of mappings here is refused by `datasets` itself
+    for config in configs if isinstance(configs, list) else []:
+        places = (
+            [config.get("data_dir"), config.get("data_files")] if isinstance(config, dict) else []
+        )
+        for name in _strings(places):
+            if Path(name).parts:  # '.' is the folder itself
+                inner_path(name, str(path))
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Every path in `data_files`: one, a list, or mappings of a split to either."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each)
+    elif isinstance(value, dict):
+        yield from _strings([each for key, each in value.items() if key != "split"])
 
 
 def _configs(folder: Path) -> list[str]:

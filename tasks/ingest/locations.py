@@ -15,7 +15,7 @@ import fsspec
 from tasks.contract.stage import StageError
 from tasks.ingest.dialects import SEEN, Dialect, is_undecoded
 from tasks.params.data import Source
-from tasks.store.storage import open_filesystem, storage_errors
+from tasks.store.storage import inner_path, open_filesystem, storage_errors
 
 LAYOUTS = {
     ".parquet": "parquet",
@@ -205,9 +205,10 @@ def _read_list(
     try:
         # bytes for one file; a dict only where the path is a pattern
         content = json.loads(filesystem.cat_file(path))[key]  # pyright: ignore[reportArgumentType]
-        return [str(item if name is None else item[name]) for item in content]
+        names = [item if name is None else item[name] for item in content]
     except (ValueError, KeyError, TypeError) as error:
         raise StageError(
             f"{path} is broken ({error}): expected the JSON that Dataset.save_to_disk writes; "
             "save the dataset again, or fetch it again"
         ) from error
+    return [str(inner_path(each, path)) for each in names]

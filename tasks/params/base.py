@@ -1,6 +1,5 @@
 """The base of every section of params.yaml and the value types they share."""
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -36,45 +35,6 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-
-
-def _address(value: str) -> str:
-    scheme, separator, rest = value.partition("://")
-    _no_credentials(rest if separator else "")
-    if not value or (separator and scheme != "s3"):
-        raise ValueError("expected a folder without a scheme, or s3://bucket/prefix")
-    if separator and not rest.strip("/"):
-        raise ValueError("names no bucket: expected s3://bucket/prefix")
-    return value
-
-
-def _service(value: str) -> str:
-    scheme, _, rest = value.partition("://")
-    _no_credentials(rest)
-    if scheme not in {"http", "https"} or not rest.strip("/"):
-        raise ValueError("expected http://host:port or https://host")
-    return value
-
-
-def _no_credentials(rest: str) -> None:
-    if "@" in rest.partition("/")[0]:
-        raise ValueError(
-            "holds a user or a password, and addresses are printed in logs and published reports: "
-            "put credentials into the environment"
-        )
-
-
-def without_credentials(value: str) -> str:
-    """The text with what stands before `@` in an address masked, for messages."""
-    return _CREDENTIALS.sub("://***@", value)
-
-
-_CREDENTIALS = re.compile(r"://[^/\s]*@")
-
-Address = Annotated[str, AfterValidator(_address)]
-"""A folder, or s3://bucket/prefix: what DVC, the stages and the registry all understand."""
-ServiceUrl = Annotated[str, AfterValidator(_service)]
-"""http:// or https://, without credentials."""
 
 
 class Section(BaseModel):

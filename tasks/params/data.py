@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from tasks.params.addresses import Place, Service
 from tasks.params.base import (
-    Address,
     Fraction,
     Integer,
     Name,
@@ -18,7 +18,6 @@ from tasks.params.base import (
     PositiveInt,
     Section,
     Seed,
-    ServiceUrl,
     Share,
     Task,
 )
@@ -27,9 +26,9 @@ from tasks.params.base import (
 class Data(Section):
     """Section data: where the corpora and the benchmark lie (folder or s3:// address)."""
 
-    corpus: Address
+    corpus: Place
     """Folder of the training sources; the paths of ingest.sources are relative to it."""
-    benchmark: Address
+    benchmark: Place
     """Folder of the evaluation tasks in the layout of the hub, one folder per task."""
 
 
@@ -77,7 +76,7 @@ class Source(Section):
     Keys with a default switch on what few corpora need; left out, the rows are taken as they are.
     """
 
-    path: Address
+    path: Place
     """Relative to data.corpus, absolute, or s3://; a glob may match several files."""
     format: Annotated[
         Literal["parquet", "jsonl", "csv", "datasets"], BeforeValidator(_no_spreadsheet)
@@ -194,7 +193,7 @@ API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
 class Endpoint(Section):
     """An OpenAI-compatible chat endpoint; its key comes from the environment."""
 
-    base_url: ServiceUrl
+    base_url: Service
     """Address up to and with /v1."""
     model: str
     """Name by which the endpoint knows the model."""

@@ -4,15 +4,14 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from tasks.params.addresses import Place, Service
 from tasks.params.base import (
-    Address,
     Name,
     NonNegativeFloat,
     Number,
     PositiveInt,
     Section,
     Seed,
-    ServiceUrl,
 )
 
 
@@ -116,7 +115,7 @@ class Record(Section):
 class Store(Section):
     """Section store: where artifacts and published models live; keys come from the environment."""
 
-    url: Address
+    url: Place
     """A folder or s3://bucket/prefix."""
-    endpoint_url: ServiceUrl | None
+    endpoint_url: Service | None
     """Address of an S3 service other than AWS."""

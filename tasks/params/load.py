@@ -5,6 +5,7 @@ Every section belongs to one stage and bears its name; `data`, `prompts`, `compu
 that names the file, the key, what was given and what was expected.
 """
 
+import re
 from pathlib import Path
 from typing import Self, get_args
 
@@ -12,7 +13,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from tasks.params.base import Section, Task, without_credentials
+from tasks.params.addresses import ADDRESS_FAULT
+from tasks.params.base import Section, Task
 from tasks.params.data import Data, Ingest, Synthesize, Validate
 from tasks.params.evaluation import (
     Baseline,
@@ -268,7 +270,8 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     except _KeyTwiceError as error:
         raise ParamsError(f"{path} has the {error}: keep one of them") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is no valid YAML: {error}") from error
+        # not `from error`: the trace would quote the line, and what it holds, once more
+        raise ParamsError(_hide_users(f"{path} is no valid YAML: {error}")) from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path} must hold a mapping of sections, got {type(content).__name__}")
     try:
@@ -295,11 +298,16 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _describe(fault: ErrorDetails) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-    shown = without_credentials(repr(fault["input"]))
-    given = "" if isinstance(fault["input"], dict) else f", got {shown}"
+    is_shown = fault["type"] != ADDRESS_FAULT and not isinstance(fault["input"], dict)
+    given = f", got {fault['input']!r}" if is_shown else ""
     hint = (
         " (unknown key: remove it or correct its spelling)"
         if fault["type"] == "extra_forbidden"
         else ""
     )
-    return f"  {key}: {fault['msg']}{given}{hint}"
+    return _hide_users(f"  {key}: {fault['msg']}{given}{hint}")
+
+
+def _hide_users(text: str) -> str:
+    """The text without the user and password of any address in it."""
+    return re.sub(r"(://).*@", r"\1...@", text)

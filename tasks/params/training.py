@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tasks.params.addresses import Place
 from tasks.params.base import (
     Fraction,
     Integer,
@@ -86,7 +87,7 @@ class RopeScaling(Section):
 class Backbone(Section):
     """Section backbone."""
 
-    source: str
+    source: Place
     """`scratch`, a hub id, a folder, or an s3:// prefix."""
     revision: str | None
     """Commit of a hub id; must be null for the others."""

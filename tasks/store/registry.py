@@ -16,17 +16,23 @@ import re
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tasks.contract.stage import StageError, atomic_folder
-from tasks.store.storage import Storage, open_filesystem, storage_errors
+from tasks.store.storage import Storage, inner_path, open_filesystem, storage_errors
 
 MANIFEST = "manifest.json"
+MODULES = "modules.json"
+"""Where sentence-transformers reads which folders of a model to load."""
+WITHDRAW = (
+    f"remove {MANIFEST} to withdraw the version, or restore what was published from a backup"
+)
 ABANDONED_AFTER = timedelta(hours=24)
 """Age of a claim without a manifest at which its publisher counts as dead."""
 
 _MANIFEST_PATH = re.compile(rf"versions/(v(\d+)-[0-9a-f]+)/{re.escape(MANIFEST)}")
+_CLAIM = re.compile(r"v(\d+)")
 
 logger = logging.getLogger(__name__)
 
@@ -107,21 +113,22 @@ class Registry:
             StageError: It is not published, or its manifest is broken.
         """
         data = self.storage.read_bytes(f"{self._folder(version)}/{MANIFEST}")
+        manifest = f"{self.address(version)}/{MANIFEST}"
         try:
             content = json.loads(data)
             files = [StoredFile(**file) for file in content.pop("files")]
             found = Version(files=files, **content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StageError(
-                f"{self.address(version)}/{MANIFEST} is no manifest of a published model "
-                f"({error}): remove it to withdraw the version, or restore it from a backup"
+                f"{manifest} is no manifest of a published model ({error}): {WITHDRAW}"
             ) from error
-        if found.version != version or not all(_is_below(file.path) for file in files):
+        if found.version != version:
             raise StageError(
-                f"{self.address(version)}/{MANIFEST} names another version or a path outside its "
-                "folder, as nothing here writes it: remove it to withdraw the version, or restore "
-                "it from a backup"
+                f"{manifest} calls its version {found.version!r}, expected {version!r}, the name "
+                f"of its folder: {WITHDRAW}"
             )
+        for file in files:
+            inner_path(file.path, manifest)
         return found
 
     def publish(
@@ -186,6 +193,7 @@ class Registry:
                     f"from {MANIFEST}. Do not load it; restore the files, or withdraw the "
                     "version by removing its manifest"
                 )
+            _check_modules(partial, self.address(version.version))
 
     def verify(self, version: str) -> list[str]:
         """Hash every stored file again: what is wrong, a sentence each; empty when all is well.
@@ -222,16 +230,20 @@ class Registry:
 
     def _claim(self) -> tuple[str, str]:
         """Take the next number, which no other publisher can take; with the proof of it."""
-        taken = [
-            int(path.rpartition("/v")[2]) for path in self.storage.list(f"{self._root}/claims")
-        ]
-        number = max([*taken, *(number for number, _ in self._committed())], default=0)
+        taken = [number for number, _ in (*self._claims(), *self._committed())]
+        number = max(taken, default=0)
         token = uuid.uuid4().hex
         claim = _to_json({"token": token, "claimed_at": _now().isoformat()})
         while True:
             number += 1
             if self.storage.create(self._claim_path(number), claim):
                 return f"v{number:04d}", token
+
+    def _claims(self) -> list[tuple[int, str]]:
+        """Number and path of every claim; what else lies among them is not ours."""
+        paths = self.storage.list(f"{self._root}/claims")
+        found = ((_CLAIM.fullmatch(path.rpartition("/")[2]), path) for path in paths)
+        return [(int(match[1]), path) for match, path in found if match]
 
     def _claim_path(self, number: int) -> str:
         return f"{self._root}/claims/v{number:04d}"
@@ -259,8 +271,7 @@ class Registry:
     def _clear_abandoned(self) -> None:
         """Remove the files of old claims that never got a manifest; their numbers stay taken."""
         committed = {number for number, _ in self._committed()}
-        for path in self.storage.list(f"{self._root}/claims"):
-            number = int(path.rpartition("/v")[2])
+        for number, path in self._claims():
             claim = json.loads(self.storage.read_bytes(path))
             age = _now() - datetime.fromisoformat(claim["claimed_at"])
             if number in committed or claim["token"] is None or age < ABANDONED_AFTER:
@@ -288,9 +299,20 @@ class Registry:
         return digest.hexdigest()
 
 
-def _is_below(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return bool(parts) and parts[0] != "/" and ".." not in parts
+def _check_modules(folder: Path, address: str) -> None:
+    """See that modules.json, where there is one, sends no loader out of the folder."""
+    if not (folder / MODULES).is_file():
+        return
+    try:
+        paths = [module["path"] for module in json.loads((folder / MODULES).read_bytes())]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StageError(
+            f"{address}/{MODULES} is broken ({error}), expected a list of modules with a path "
+            f"each: {WITHDRAW}"
+        ) from error
+    for path in paths:
+        if path != "":  # the model itself
+            inner_path(path, f"{address}/{MODULES}")
 
 
 def _now() -> datetime:

@@ -19,10 +19,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.contract.stage import StageError, atomic_folder
+from tasks.params.addresses import check_place, use_plain_requests
 
 CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
+READ_TIMEOUT_S = 30
 ATTEMPTS = 3
+ROUNDS = 2
+"""How often s3fs starts the attempts again: a service that hangs is given up after 3 minutes."""
 PARTIAL = ".partial-"
 STALE_AFTER_S = 24 * 3600.0
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -127,11 +130,11 @@ class Storage:
             raise StageError(f"{self._address(prefix)} holds no files: check the path")
         with atomic_folder(local) as folder:
             for path in paths:
-                self.download(path, folder / PurePosixPath(path).relative_to(_checked(prefix)))
+                self.download(path, folder / PurePosixPath(path).relative_to(prefix))
 
     def delete(self, prefix: str) -> None:
         """Remove a file, or everything below a prefix; nothing there is no error."""
-        if _checked(prefix) == PurePosixPath():
+        if PurePosixPath(prefix) == PurePosixPath():
             raise ValueError(f"refusing to delete all of {self.url}: name a path below it")
         with self._errors_explained(prefix):
             filesystem, full = self._locate(prefix)
@@ -157,8 +160,9 @@ class Storage:
 
     def _locate(self, path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         filesystem, root = open_filesystem(self.url, self.endpoint_url)
-        relative = _checked(path)
-        return filesystem, root if relative == PurePosixPath() else f"{root.rstrip('/')}/{relative}"
+        if PurePosixPath(path) == PurePosixPath():
+            return filesystem, root
+        return filesystem, f"{root.rstrip('/')}/{inner_path(path, f'the store {self.url}')}"
 
     def _address(self, path: str) -> str:
         return f"{self.url.rstrip('/')}/{path}"
@@ -169,25 +173,44 @@ class Storage:
             yield
 
 
+def inner_path(name: object, where: str) -> PurePosixPath:
+    """A name that came from outside as a path that stays below the folder it is put into.
+
+    Args:
+        name: As a listing, a manifest or another file of the store or of a data set has it.
+        where: What names it, for the message.
+
+    Raises:
+        StageError: It is no text, empty, absolute, an address, holds a NUL or leads out by `..`.
+    """
+    is_plain = isinstance(name, str) and "\0" not in name and "://" not in name
+    path = PurePosixPath(str(name) if is_plain else "")
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise StageError(
+            f"{where} names {name!r}: expected a path relative to it, without '..'; nothing is "
+            "read or written there"
+        )
+    return path
+
+
 def open_storage(url: str, endpoint_url: str | None) -> Storage:
     """Storage at a folder or an s3:// address; nothing is read or written yet.
 
     Raises:
-        StageError: The address has another scheme, or no bucket.
+        StageError: The address has another scheme, no bucket, or holds keys.
     """
-    scheme, separator, rest = url.partition("://")
-    if not url or (separator and scheme != "s3"):
-        raise StageError(f"store address {url!r}: expected a folder or s3://bucket/prefix")
-    if scheme == "s3" and not rest.strip("/"):
-        raise StageError(f"store address {url!r} names no bucket: expected s3://bucket/prefix")
-    return Storage(url, endpoint_url)
+    try:
+        return Storage(check_place(url), endpoint_url)
+    except ValueError as error:
+        raise StageError(f"the address of a store: {error}") from error
 
 
 def open_filesystem(url: str, endpoint_url: str | None) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of an address, and the path in it; local paths become absolute."""
     if not url.startswith("s3://"):
         return fsspec.core.url_to_fs(url)
-    return fsspec.core.url_to_fs(
+    use_plain_requests()
+    filesystem, path = fsspec.core.url_to_fs(
         url,
         endpoint_url=endpoint_url,
         use_listings_cache=False,
@@ -197,6 +220,8 @@ def open_filesystem(url: str, endpoint_url: str | None) -> tuple[fsspec.Abstract
             "retries": {"max_attempts": ATTEMPTS, "mode": "standard"},
         },
     )
+    filesystem.retries = ROUNDS  # pyright: ignore[reportAttributeAccessIssue]  # of s3fs
+    return filesystem, path
 
 
 @contextlib.contextmanager
@@ -234,13 +259,6 @@ def _is_taken(error: OSError) -> bool:
     code = cause.response.get("Error", {}).get("Code") if isinstance(cause, ClientError) else None
     taken = {"PreconditionFailed", "ConditionalRequestConflict"}
     return isinstance(error, FileExistsError) or code in taken
-
-
-def _checked(path: str) -> PurePosixPath:
-    relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ValueError(f"{path!r}: expected a path relative to the store, without '..'")
-    return relative
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def test_folders_and_buckets_are_taken(tmp_path: Path, key: str, url: str) -> No
 @pytest.mark.parametrize("key", SERVICES)
 @pytest.mark.parametrize("url", ["host:9000", "ftp://host", "http://", "file:///x"])
 def test_a_service_is_reached_by_http(tmp_path: Path, key: str, url: str) -> None:
-    with pytest.raises(ParamsError, match=rf"(?s){key}: .*expected http://host:port"):
+    with pytest.raises(ParamsError, match=rf"(?s){key}: .*expected http\(s\)://host:port"):
         load(tmp_path, lambda content: SERVICES[key](content, url))
 
 
@@ -60,11 +60,11 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(
     tmp_path: Path, key: str, who: str
 ) -> None:
     scheme = "s3" if key in FOLDERS else "https"
-    with pytest.raises(ParamsError, match="put credentials into the environment") as caught:
+    with pytest.raises(ParamsError, match="AWS_ACCESS_KEY_ID") as caught:
         load(tmp_path, lambda c: (FOLDERS | SERVICES)[key](c, f"{scheme}://{who}@host/bucket"))
     assert "hunter2" not in str(caught.value)
 
 
 def test_storage_knows_folders_and_buckets_alone() -> None:
-    with pytest.raises(StageError, match="expected a folder or s3://bucket/prefix"):
+    with pytest.raises(StageError, match="expected a path or s3://bucket/prefix"):
         open_storage("file:///srv/store", None)

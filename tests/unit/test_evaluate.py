@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from infra.sample.generate import generate
 from tasks.baseline.random_vectors import RandomVectors
 from tasks.contract.stage import StageError, read_json
-from tasks.evaluate.benchmark import local_task, official_task
+from tasks.evaluate.benchmark import _check_readme, local_task, official_task
 from tasks.evaluate.eager import EagerDataset
 from tasks.evaluate.embedder import Embedder
 from tasks.evaluate.evaluation import evaluate_rung, run_task
@@ -202,6 +202,20 @@ def test_a_missing_folder_names_its_neighbours(tmp_path):
     write_sts(tmp_path / "Sts")
     with pytest.raises(StageError, match=r"Stz does not exist.*\['Sts'\]"):
         local_task(tmp_path / "Stz", "RuSTSBenchmarkSTS", 42)
+
+
+@pytest.mark.parametrize("outside", ["../other.parquet", "/etc/x", "http://127.0.0.1:9/x.parquet"])
+def test_a_readme_that_names_data_elsewhere_is_refused(tmp_path, outside):
+    folder = write_sts(tmp_path / "STS")
+    for files in (outside, [outside], [{"split": "test", "path": ["a.parquet", outside]}]):
+        front = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]})
+        (folder / "README.md").write_text(f"---\n{front}---\n", encoding="utf-8")
+        with pytest.raises(StageError, match=r"README\.md names .*expected a path relative"):
+            local_task(folder, "RuSTSBenchmarkSTS", 42)
+    _check_readme(write_sts(tmp_path / "Own") / "README.md")
+    entry = {"config_name": "default", "data_dir": ".", "data_files": "./default/*.parquet"}
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': [entry]})}---\n")
+    _check_readme(folder / "README.md")
 
 
 def test_an_official_task_without_its_splits_is_refused(tmp_path):

@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,13 @@ def stored(registry: Registry) -> Path:
     return Path(registry.address(registry.versions()[-1].version))
 
 
+def edit_manifest(registry: Registry, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = stored(registry) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    change(content)
+    manifest.write_text(json.dumps(content))
+
+
 def test_a_changed_file_is_named_and_nothing_is_left(registry: Registry, tmp_path: Path) -> None:
     (stored(registry) / "model.safetensors").write_text("evil")
     with pytest.raises(StageError, match=r"model\.safetensors differ from .* Do not load"):
@@ -63,16 +72,41 @@ def test_a_file_put_beside_the_others_stays_where_it_is(registry: Registry, tmp_
     assert "modeling_evil.py" not in files_below(folder)
 
 
-@pytest.mark.parametrize("path", ["../../.bashrc", "/etc/passwd", ""])
+@pytest.mark.parametrize("path", ["../../.bashrc", "/etc/passwd", "", 7, None])
 def test_a_manifest_writes_nothing_outside_the_folder(
+    registry: Registry, tmp_path: Path, path: object
+) -> None:
+    edit_manifest(registry, lambda content: content["files"][0].update(path=path))
+    with pytest.raises(StageError, match=r"manifest\.json names .*expected a path relative"):
+        fetch(registry, "v0002", tmp_path / "model")
+
+
+@pytest.mark.parametrize("version", ["/outside", "../../outside", "v0001-00000000", 7])
+def test_a_manifest_that_bears_another_version_names_no_folder(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if version == "/outside":
+        version = str(tmp_path / "outside")
+    edit_manifest(registry, lambda content: content.update(version=version))
+    with pytest.raises(StageError, match=r"calls its version .*expected 'v0002-.*withdraw"):
+        fetch(registry, None, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "store"]
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "/etc"])
+def test_modules_that_lie_elsewhere_are_refused(
     registry: Registry, tmp_path: Path, path: str
 ) -> None:
-    manifest = stored(registry) / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["files"][0]["path"] = path
-    manifest.write_text(json.dumps(content))
-    with pytest.raises(StageError, match="a path outside its"):
-        fetch(registry, "v0002", tmp_path / "model")
+    model = make_model(tmp_path / "evil", "evil")
+    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": path}]
+    (model / "modules.json").write_text(json.dumps(modules))
+    registry.publish(
+        model, fingerprint=fingerprint_folder(model), mean=0.5, scores={}, run=RUN
+    )  # fmt: skip
+    with pytest.raises(StageError, match=r"modules\.json names .*expected a path relative"):
+        fetch(registry, None, tmp_path / "out" / "model")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_unknown_version_is_answered_with_those_there_are(registry: Registry) -> None:
@@ -101,15 +135,3 @@ def test_the_command_prints_the_folder(
     printed = capsys.readouterr().out.strip()
     assert printed == f"models/{registry.versions()[-1].version}"
     assert Path(printed, "model.safetensors").read_text() == "new"
-
-
-@pytest.mark.parametrize("name", ["/elsewhere/model", "../../model", "v0001-00000000"])
-def test_a_manifest_that_bears_another_name_is_not_believed(
-    registry: Registry, tmp_path: Path, name: str
-) -> None:
-    """The folder that is made without --to is named after the version."""
-    manifest = stored(registry) / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": name}))
-    with pytest.raises(StageError, match="names another version or a path"):
-        fetch(registry, None, None)
-    assert not (tmp_path / "elsewhere").exists()

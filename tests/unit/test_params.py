@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from tasks.params.addresses import check_place, check_service
 from tasks.params.base import Section
 from tasks.params.data import Fields, Source
 from tasks.params.load import Params, ParamsError, load_params
@@ -384,3 +385,75 @@ def test_every_profile_trains_on_one_source_per_step() -> None:
         params = load_params(path)
         for stage in (params.pretrain, params.finetune, params.multitask):
             assert (stage.training.batches, stage.training.sub_batches) == ("source", 1)
+
+
+PLACES = {
+    "store.url": lambda content, value: content["store"].update(url=value),
+    "data.corpus": lambda content, value: content["data"].update(corpus=value),
+    "data.benchmark": lambda content, value: content["data"].update(benchmark=value),
+    "ingest.sources.topics.path": lambda content, value: content["ingest"]["sources"][
+        "topics"
+    ].update(path=value),
+    "backbone.source": lambda content, value: content["backbone"].update(
+        source=value, scratch=None
+    ),
+}
+
+
+def with_endpoint(content: dict[str, Any], address: object) -> None:
+    content["synthesize"]["endpoint"] = {
+        "base_url": address, "model": "m", "concurrency": 1, "timeout_s": 1.0, "max_retries": 0,
+        "max_backoff_s": 1.0, "temperature": 0.0, "min_score": 3,
+    }  # fmt: skip
+
+
+SERVICES = {
+    "store.endpoint_url": lambda content, value: content["store"].update(endpoint_url=value),
+    "synthesize.endpoint.base_url": with_endpoint,
+}
+
+
+@pytest.mark.parametrize("address", ["store", "../a/b", "/a:b/c@d", "модель", "s3://b/модель@1"])
+def test_a_place_is_a_path_or_a_bucket(address: str) -> None:
+    assert check_place(address) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "file:///mnt/store", "file:x", "s3:/b", "S3://b", "gs://b", "s3://", "s3:///p", "~/x",
+     "simplecache::x"],
+)  # fmt: skip
+def test_any_other_place_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"got .*expected .*s3://bucket/prefix"):
+        check_place(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "localhost:7480", "s3://b", "http://", "http://h:port", "http://h/v1?a=b", "h h"],
+)
+def test_a_service_is_an_http_address(address: str) -> None:
+    with pytest.raises(ValueError, match=r"got no address .*http\(s\)://host:port"):
+        check_service(address)
+    assert check_service("https://[::1]:80/v1") == "https://[::1]:80/v1"
+
+
+@pytest.mark.parametrize("key", [*PLACES, *SERVICES])
+def test_keys_in_an_address_are_refused_and_not_repeated(tmp_path: Path, key: str) -> None:
+    address = f"{'s3' if key in PLACES else 'http'}://hidden:hid/hidden"
+    change = (PLACES | SERVICES)[key]
+    for given in (address, f"{address}@host/v1", "ftp://hidden:hid@host"):
+        with pytest.raises(ParamsError, match=rf"{key}: got") as caught:
+            load(tmp_path, lambda content, given=given: change(content, given))
+        assert "hidden" not in str(caught.value)
+
+
+def test_no_message_repeats_keys_wherever_they_stand(tmp_path: Path) -> None:
+    address = "http://me:hidden@host"
+    with pytest.raises(ParamsError, match=r"synthesize\.endpoint: .*//\.\.\.@host") as caught:
+        load(tmp_path, lambda content: content["synthesize"].update(endpoint=address))
+    assert "hidden" not in str(caught.value)
+    (tmp_path / "params.yaml").write_text(f"store: {{url: a: {address}")
+    with pytest.raises(ParamsError, match="no valid YAML") as caught:
+        load_params(tmp_path / "params.yaml")
+    assert "hidden" not in str(caught.value)

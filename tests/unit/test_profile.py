@@ -80,3 +80,11 @@ def test_data_folder_that_misses_a_part_is_refused(checkout):
     with pytest.raises(FlowError, match="is no folder"):
         install_profile("rumteb-small", checkout / "nothing")
     assert not (checkout / "params.yaml").exists()
+
+
+def test_a_profile_and_its_data_may_have_names_in_cyrillic(checkout):
+    (checkout / "infra/profiles/sample.yaml").rename(checkout / "infra/profiles/мой.yaml")
+    for name in ("train", "benchmark"):
+        (checkout / "Данные: №1" / name).mkdir(parents=True)
+    install_profile("мой", checkout / "Данные: №1")
+    assert load_params(checkout / "params.yaml").data.corpus == f"{checkout}/Данные: №1/train"

@@ -260,3 +260,19 @@ def test_a_broken_manifest_is_named_with_what_to_do(registry: Registry, tmp_path
     (Path(registry.address(name)) / "manifest.json").write_text('{"version": 1')
     with pytest.raises(StageError, match=rf"{name}/manifest\.json is no manifest .* withdraw"):
         registry.versions()
+
+
+def test_what_else_lies_among_the_claims_is_left_alone(registry: Registry, tmp_path: Path) -> None:
+    registry.storage.write_bytes("registry/pico/claims/note v7", b"mine")
+    assert publish(registry, make_model(tmp_path / "model"))[0][:5] == "v0001"
+    assert registry.storage.read_bytes("registry/pico/claims/note v7") == b"mine"
+
+
+def test_a_store_and_files_in_cyrillic_publish_and_read_back(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "модель")
+    (model / "словарь.txt").write_text("Тула")
+    registry = Registry(open_storage(str(tmp_path / "Склад №1"), None), "pico")
+    name, _ = publish(registry, model)
+    assert registry.verify(name) == []
+    registry.download(registry.read(name), tmp_path / "назад")
+    assert fingerprint_folder(tmp_path / "назад") == fingerprint_folder(model)

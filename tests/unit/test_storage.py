@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.contract.stage import StageError
-from tasks.store.storage import Storage, open_storage
+from tasks.store.storage import Storage, inner_path, open_storage
 
 
 @pytest.fixture
@@ -140,11 +140,22 @@ def test_the_whole_store_is_never_deleted(store: Storage, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["../a", "a/../../b", "/etc/passwd"])
 def test_a_path_cannot_leave_the_store(store: Storage, path: str) -> None:
-    with pytest.raises(ValueError, match="relative to the store"):
+    with pytest.raises(StageError, match="expected a path relative to it"):
         store.write_bytes(path, b"")
 
 
-@pytest.mark.parametrize("url", ["", "gs://bucket", "s3://", "s3:///"])
+@pytest.mark.parametrize("name", ["", ".", "/a", "a/../b", "..", "a\0b", "s3://b/a", None, 7])
+def test_a_name_from_outside_stays_inside(name: object) -> None:
+    with pytest.raises(StageError, match=r"^the list names .*expected a path relative"):
+        inner_path(name, "the list")
+
+
+def test_names_with_dots_and_of_any_alphabet_are_names() -> None:
+    for name in ("a..b/c", ".hidden", "модель/веса.bin"):
+        assert str(inner_path(name, "the list")) == name
+
+
+@pytest.mark.parametrize("url", ["", "gs://bucket", "s3://", "s3:///", "file:///a", "~/a"])
 def test_an_address_that_is_no_store_is_refused(url: str) -> None:
     with pytest.raises(StageError, match="expected"):
         open_storage(url, None)

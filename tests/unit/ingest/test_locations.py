@@ -1,5 +1,6 @@
 """Which files a declared path means."""
 
+import json
 import os
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_a_broken_file_of_a_saved_dataset_is_named(tmp_path: Path, name: str, co
     (tmp_path / "d" / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(StageError, match=rf"d/{name} is broken .*save the dataset again"):
         names(tmp_path, "d", "datasets")
+
+
+@pytest.mark.parametrize("outside", ["../secret.arrow", "/etc/passwd"])
+def test_a_saved_dataset_names_no_file_outside_its_folder(tmp_path: Path, outside: str) -> None:
+    (tmp_path / "set").mkdir()
+    state = {"_data_files": [{"filename": outside}]}
+    (tmp_path / "set" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(StageError, match=r"state\.json names .*expected a path relative"):
+        names(tmp_path, "set", "datasets")
+    (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": [outside]}))
+    with pytest.raises(StageError, match=r"dataset_dict\.json names .*expected a path relative"):
+        names(tmp_path, "set", "datasets")
 
 
 def test_of_a_hub_folder_only_train_is_read(tmp_path: Path) -> None:
