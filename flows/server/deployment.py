@@ -123,7 +123,8 @@ def automations() -> list[AutomationCore]:
     """What the server does about runs of ours whose process can say nothing any more."""
     started = {"prefect.flow-run.Running"}
     heard = {"prefect.flow-run.heartbeat"}
-    dead = _silence(after=heard, expect=heard, within=NO_SIGN_OF_LIFE)
+    # also one killed before its first heartbeat was heard
+    dead = _silence(after=started | heard, expect=heard, within=NO_SIGN_OF_LIFE)
     stuck = _silence(after={"prefect.flow-run.Pending"}, expect=started, within=PENDING_TOO_LONG)
     return [
         _closing("samovar: no sign of life", dead, f"{SILENT} for {NO_SIGN_OF_LIFE}"),

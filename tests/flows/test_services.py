@@ -228,3 +228,23 @@ def test_a_worker_without_the_code_ends_a_run_at_once(toy: Toy, tmp_path: Path):
         wait_until(lambda: state(toy, run) == "Crashed", 60)
         worker.terminate()
         worker.communicate(timeout=60)
+
+
+def test_a_run_that_is_stopped_with_all_services_is_shown_as_ended(toy: Toy):
+    """Stopped side by side it would have nobody to tell, and keep the slot of the next."""
+    port = free_port()
+    own = Toy(toy.root, f"http://127.0.0.1:{port}/api")
+    try:
+        status, output = services(local(own), "up", "--port", str(port))
+        assert status == 0, output
+        own.knob("ingest.sleep", "300")
+        run = start(own, stages=["ingest"])
+        ingest = psutil.Process(own.pid("ingest"))
+        status, output = services(local(own), "down", "--force")
+        assert status == 0, output
+        assert not ingest.is_running()
+        status, output = services(local(own), "up", "--port", str(port))
+        assert status == 0, output
+        assert state(own, run) == "Crashed"
+    finally:
+        services(local(own), "down", "--force")
