@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.checkout.locks import check_checkout_is_free
+from flows.checkout.locks import hold_checkout
 from flows.checkout.names import run_tags
 from flows.errors import FlowError
 from flows.plan.dag import after, changed, check_data, read_stages, select
@@ -33,9 +33,9 @@ def main() -> None:
 
 
 def _retrain(arguments: argparse.Namespace) -> None:
-    check_checkout_is_free(Path.cwd())
-    if arguments.profile:
-        install_profile(arguments.profile, arguments.data)
+    with hold_checkout(Path.cwd()):  # or say at once who does
+        if arguments.profile:
+            install_profile(arguments.profile, arguments.data)
     params = load_params()
     if arguments.dry_run:
         for path in params.leftovers():

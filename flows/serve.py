@@ -37,12 +37,13 @@ def main() -> None:
     from prefect.schedules import Cron
 
     from flows.run.pipeline import retrain
-    from flows.server.deployment import ONE_AT_A_TIME
+    from flows.server.deployment import ONE_AT_A_TIME, WAIT_HOURS
 
     root = Path.cwd()
     retrain.serve(
         name=checkout_name(root),
         tags=run_tags(root),
+        parameters={"wait_hours": WAIT_HOURS},
         schedule=Cron(arguments.cron, timezone=timezone),
         global_limit=ONE_AT_A_TIME,
         print_starting_message=False,

@@ -96,6 +96,8 @@ def down(arguments: argparse.Namespace) -> None:
     if not arguments.force:
         # the worker takes its runs with it
         check_checkout_is_free(Path.cwd())
+    # while the server is there to be told: a run that dies with both stays Running, its slot taken
+    Service("worker").end_children()
     for name in ("worker", "server"):
         Service(name).stop()
     ADDRESS_FILE.unlink(missing_ok=True)

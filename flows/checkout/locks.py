@@ -13,20 +13,26 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from flows.errors import CheckoutBusyError
+from flows.terminal import say
 from tasks.params.paths import STATE
 
+CHECKOUT_POLL_S = 5.0
 GUARD_WAIT_S = 10.0
 GUARD_POLL_S = 0.05
 
 
 @contextlib.contextmanager
-def hold_checkout(root: Path) -> Iterator[None]:
+def hold_checkout(root: Path, wait_hours: float = 0.0) -> Iterator[None]:
     """Hold the checkout at `root` alone; the kernel frees it when the process dies.
+
+    Args:
+        root: The checkout.
+        wait_hours: How long to wait for a run that holds it.
 
     Raises:
         CheckoutBusyError: Another run holds it; the message says which.
@@ -34,14 +40,21 @@ def hold_checkout(root: Path) -> Iterator[None]:
     path = root / STATE / "checkout.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckoutBusyError(_busy(path)) from None
+        if not _locked(file, 0.0, CHECKOUT_POLL_S):
+            _wait(file, path, wait_hours)
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}, file)
         file.flush()
         yield
+
+
+def _wait(file: IO[str], path: Path, hours: float) -> None:
+    if hours <= 0:
+        raise CheckoutBusyError(_busy(path))
+    say(f"{_busy(path)}. This run waits for it, at most {hours:g} h (wait_hours)")
+    if not _locked(file, hours * 3600, CHECKOUT_POLL_S):
+        raise CheckoutBusyError(f"{_busy(path)}. This run has waited {hours:g} h (wait_hours)")
+    say("the checkout is free: this run begins")
 
 
 def check_checkout_is_free(root: Path) -> None:
@@ -112,19 +125,24 @@ def _is_alive(entry: dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def _guard(path: Path) -> Iterator[None]:
     """The lock DVC itself takes round every edit of the file, held by it for milliseconds."""
-    deadline = time.monotonic() + GUARD_WAIT_S
     with path.open("a", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise CheckoutBusyError(
-                        f"{path} has been locked for {GUARD_WAIT_S:.0f} s"
-                    ) from None
-                time.sleep(GUARD_POLL_S)
+        if not _locked(file, GUARD_WAIT_S, GUARD_POLL_S):
+            raise CheckoutBusyError(f"{path} has been locked for {GUARD_WAIT_S:.0f} s")
         yield
+
+
+def _locked(file: IO[str], wait_s: float, poll_s: float) -> bool:
+    """Whether the file could be locked within this time."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(poll_s)
+        else:
+            return True
 
 
 def _busy(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Processes that outlive the terminal: started, found again and stopped by name."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import psutil
 
+from flows.errors import FlowError
 from flows.processes.process import environment
 from flows.terminal import say
 from tasks.params.paths import STATE
 
 FOLDER = STATE / "services"
 STOP_WAIT_S = 20.0
+CHILDREN_WAIT_S = 60.0
+"""A run that is told to end gives its stages their grace, and tells the server."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,24 @@ class Service:
         partial.write_text(json.dumps(saved), encoding="utf-8")
         partial.rename(self._file)
         say(f"{self.name} started, process {process.pid}, log {self.log}")
+
+    def end_children(self) -> None:
+        """SIGTERM to what it started, and wait for that to end; it sees how, and can tell.
+
+        Raises:
+            FlowError: Something is still there after a minute.
+        """
+        process = self.process()
+        children = process.children() if process is not None else []
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
+        _, alive = psutil.wait_procs(children, timeout=CHILDREN_WAIT_S)
+        if alive:
+            pids = ", ".join(str(child.pid) for child in alive)
+            raise FlowError(
+                f"{self.name}: process {pids} does not end: look at it, or `kill -9 {pids}`"
+            )
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to its group after twenty seconds."""

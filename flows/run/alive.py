@@ -18,6 +18,8 @@ from flows.terminal import say
 
 SILENT = "no heartbeat"
 """How the message begins with which the server closes a run that it does not hear of."""
+DIED = "the process of this run died"
+"""That of a run that holds the checkout, about one that may be waiting for it."""
 LOOK_EVERY_S = 15.0
 AWAY = (httpx.HTTPError, RuntimeError)
 """What Prefect's client raises when a server cannot be reached, or answers that it cannot."""
@@ -25,7 +27,7 @@ AWAY = (httpx.HTTPError, RuntimeError)
 
 @contextlib.contextmanager
 def stays_running(own: UUID) -> Iterator[None]:
-    """Open the run `own` again whenever the server has closed it for silence.
+    """Open the run `own` again whenever it was closed as dead.
 
     How it ends is told by Prefect itself, whatever the server thought of it meanwhile.
     """
@@ -45,12 +47,12 @@ def _watch(own: UUID, ended: threading.Event) -> None:
 
 
 def _reopen(own: UUID) -> None:
-    """Set it to Running if it was closed for silence; a server that is away is asked later."""
+    """Set it to Running if it was taken for dead; a server that is away is asked later."""
     with contextlib.suppress(*AWAY), get_client(sync_client=True) as client:
         state = client.read_flow_run(own).state
         if state is None or state.type != StateType.CRASHED:
             return
-        if (state.message or "").startswith(SILENT):
-            message = "the server did not hear of this run for a while; it went on"
+        if (state.message or "").startswith((SILENT, DIED)):
+            message = "this run was taken for dead; it goes on"
             client.set_flow_run_state(own, Running(message=message), force=True)
             say(message)

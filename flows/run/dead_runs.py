@@ -1,7 +1,8 @@
 """Closes the runs that a killed process left as Running.
 
-A run that holds the checkout knows that no other run of it is alive, so whatever the server still
-shows as running there is dead. Runs are found by a tag that names the checkout.
+A run that holds the checkout knows that no other run of it does anything, so whatever the server
+still shows as running there is dead, or waits and says so (flows/run/alive.py). Runs are found by a
+tag that names the checkout.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows.checkout.names import run_tags
+from flows.run.alive import DIED
 
 
 def close_dead_runs(root: Path, own: UUID) -> list[str]:
@@ -33,6 +35,6 @@ def close_dead_runs(root: Path, own: UUID) -> list[str]:
     with get_client(sync_client=True) as client:
         dead = [run for run in client.read_flow_runs(flow_run_filter=alive) if run.id != own]
         for run in dead:
-            state = Crashed(message="the process of this run died")
+            state = Crashed(message=DIED)
             client.set_flow_run_state(run.id, state, force=True)
     return [run.name for run in dead]

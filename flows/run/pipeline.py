@@ -58,13 +58,15 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_STAGES + sum(AT_ONCE.values
     on_crashed=[tell_end],
     on_cancellation=[tell_end],
 )
-def retrain(
+def retrain(  # noqa: PLR0913 - what the form of the UI asks for
     stages: list[str] | None = None,
     force: list[str] | None = None,
     publish: bool = True,
     from_stage: str | None = None,
     profile: str | None = None,
     dry_run: bool = False,
+    *,
+    wait_hours: float = 0.0,
 ) -> list[Outcome]:
     """Bring the stages up to date, push their outputs, publish the model if the gate lets it.
 
@@ -75,6 +77,7 @@ def retrain(
         from_stage: Run this one and all that follow it even when nothing has changed.
         profile: First make params.yaml a copy of this file of infra/profiles.
         dry_run: Only show what would run, why, how long it took last time and what it costs.
+        wait_hours: How long to wait while another run holds the checkout.
 
     Returns:
         How each step ended.
@@ -87,7 +90,12 @@ def retrain(
     use_terminal()
     end_with_worker()
     root = Path.cwd()
-    with hold_checkout(root), stays_running(UUID(flow_run.get_id())):
+    if dry_run and profile:
+        raise FlowError(
+            f"a dry run leaves params.yaml alone: drop the profile {profile}, or install it first "
+            f"with `make profile PROFILE={profile}`"
+        )
+    with stays_running(UUID(flow_run.get_id())), hold_checkout(root, wait_hours):
         if profile:
             install_profile(profile)
         params = load_params()

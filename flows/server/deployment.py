@@ -41,6 +41,8 @@ FOR = "samovar.checkout"
 ONE_AT_A_TIME = ConcurrencyLimitConfig(
     limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
 )
+WAIT_HOURS = 24.0
+"""How long a run of the deployment waits for one that was typed by hand; its form has another."""
 NO_SIGN_OF_LIFE = timedelta(seconds=90)
 """Three heartbeats of PREFECT_FLOWS_HEARTBEAT_FREQUENCY, infra/prefect.env."""
 PENDING_TOO_LONG = timedelta(seconds=90)
@@ -75,6 +77,7 @@ def register(root: Path, cron: str | None, timezone: str) -> str:
         job_variables=job,
         schedules=kept,
         tags=run_tags(root),
+        parameters={"wait_hours": WAIT_HOURS},
         triggers=[DeploymentEventTrigger(expect={DATA_ARRIVED}, match=cast("Any", {FOR: name}))],
         concurrency_limit=ONE_AT_A_TIME,
         build=False,
@@ -123,7 +126,8 @@ def automations() -> list[AutomationCore]:
     """What the server does about runs of ours whose process can say nothing any more."""
     started = {"prefect.flow-run.Running"}
     heard = {"prefect.flow-run.heartbeat"}
-    dead = _silence(after=heard, expect=heard, within=NO_SIGN_OF_LIFE)
+    # also one killed before its first heartbeat was heard
+    dead = _silence(after=started | heard, expect=heard, within=NO_SIGN_OF_LIFE)
     stuck = _silence(after={"prefect.flow-run.Pending"}, expect=started, within=PENDING_TOO_LONG)
     return [
         _closing("samovar: no sign of life", dead, f"{SILENT} for {NO_SIGN_OF_LIFE}"),

@@ -58,6 +58,13 @@ def state(toy: Toy, run: str) -> str:
     return api(toy, "flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})[0]["state_name"]
 
 
+def registered(toy: Toy) -> dict[str, Any]:
+    """What the server was told of the deployment; the rest moves by itself."""
+    found = deployment(toy)
+    assert found is not None
+    return {name: found[name] for name in ("id", "work_pool_name", "job_variables", "schedules")}
+
+
 def worker_pid(toy: Toy) -> int:
     return json.loads((toy.root / ".samovar/services/worker.json").read_text())["pid"]
 
@@ -161,7 +168,7 @@ def test_services_are_not_stopped_under_a_run(up: Toy):
 
 def test_a_worker_in_the_foreground_belongs_to_the_server_it_is_told(up: Toy, tmp_path: Path):
     """As in a container or a unit of systemd; the first checkout keeps its deployment."""
-    before = deployment(up)
+    before = registered(up)
     subprocess.run(["cp", "-r", str(up.root), str(tmp_path / "other")], check=True)
     other = Toy(tmp_path / "other", up.api_url)
     with other.start("work", module="flows.services") as worker:
@@ -170,7 +177,7 @@ def test_a_worker_in_the_foreground_belongs_to_the_server_it_is_told(up: Toy, tm
         wait_until(lambda: any(each["name"].endswith(":other") for each in api(up, path, {})), 90)
         worker.terminate()
         worker.communicate(timeout=60)
-    assert deployment(up) == before
+    assert registered(up) == before
     assert len(own_automations(up)) == 2
 
 
@@ -230,3 +237,23 @@ def test_a_worker_without_the_code_ends_a_run_at_once(toy: Toy, tmp_path: Path):
         wait_until(lambda: state(toy, run) == "Crashed", 60)
         worker.terminate()
         worker.communicate(timeout=60)
+
+
+def test_a_run_that_is_stopped_with_all_services_is_shown_as_ended(toy: Toy):
+    """Stopped side by side it would have nobody to tell, and keep the slot of the next."""
+    port = free_port()
+    own = Toy(toy.root, f"http://127.0.0.1:{port}/api")
+    try:
+        status, output = services(local(own), "up", "--port", str(port))
+        assert status == 0, output
+        own.knob("ingest.sleep", "300")
+        run = start(own, stages=["ingest"])
+        ingest = psutil.Process(own.pid("ingest"))
+        status, output = services(local(own), "down", "--force")
+        assert status == 0, output
+        assert not ingest.is_running()
+        status, output = services(local(own), "up", "--port", str(port))
+        assert status == 0, output
+        assert state(own, run) == "Crashed"
+    finally:
+        services(local(own), "down", "--force")

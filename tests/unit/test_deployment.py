@@ -50,6 +50,13 @@ def test_runs_of_others_are_none_of_our_business(automation: Any) -> None:
     assert not trigger.covers_resources(run, [])
 
 
+def test_a_run_killed_before_its_first_heartbeat_is_closed_as_well() -> None:
+    dead = next(each for each in deployment.automations() if "sign of life" in each.name)
+    trigger = cast("Any", dead.trigger)
+    assert trigger.after == {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"}
+    assert "prefect.flow-run.Running" not in trigger.expect
+
+
 def test_a_schedule_given_or_switched_off_earlier_is_kept() -> None:
     schedule = CronSchedule(cron="30 4 * * 1", timezone="Europe/Moscow")
     old = DeploymentSchedule(schedule=schedule, active=False)

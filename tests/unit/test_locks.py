@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import json
 import os
@@ -31,6 +32,30 @@ def write_rwlock(folder: Path, write: dict, read: dict) -> Path:
 def test_second_holder_learns_who_the_first_is(tmp_path):
     with hold_checkout(tmp_path), pytest.raises(CheckoutBusyError, match=f"process {os.getpid()}"):
         check_checkout_is_free(tmp_path)
+
+
+def test_a_run_that_may_wait_does_and_says_for_whom(tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("flows.checkout.locks.say", said.append)
+    with contextlib.ExitStack() as first:
+        first.enter_context(hold_checkout(tmp_path))
+        # the first run ends while the second looks away
+        monkeypatch.setattr("flows.checkout.locks.time.sleep", lambda _: first.close())
+        with hold_checkout(tmp_path, wait_hours=24):
+            pass
+    assert f"process {os.getpid()}" in said[0]
+    assert "waits for it, at most 24 h (wait_hours)" in said[0]
+    assert said[1:] == ["the checkout is free: this run begins"]
+
+
+def test_a_run_does_not_wait_longer_than_it_may(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.checkout.locks.CHECKOUT_POLL_S", 0.001)
+    with (
+        hold_checkout(tmp_path),
+        pytest.raises(CheckoutBusyError, match=r"another run .* has waited 1e-06 h"),
+        hold_checkout(tmp_path, wait_hours=1e-6),
+    ):
+        pass
 
 
 def test_checkout_is_free_again_after_the_run(tmp_path):
