@@ -302,7 +302,7 @@ def start(toy: Toy, **parameters: object) -> str:
 
 
 def last_run(toy: Toy) -> dict[str, Any]:
-    """The newest flow run of this checkout, as the server shows it."""
-    tags = {"all_": run_tags(toy.root)}
-    runs = api(toy, "flow_runs/filter", {"flow_runs": {"tags": tags}, "sort": "START_TIME_DESC"})
+    """The flow run of this checkout that began last, as the server shows it."""
+    begun = {"tags": {"all_": run_tags(toy.root)}, "start_time": {"is_null_": False}}
+    runs = api(toy, "flow_runs/filter", {"flow_runs": begun, "sort": "START_TIME_DESC"})
     return runs[0]
