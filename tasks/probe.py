@@ -16,6 +16,7 @@ from tasks.contract.stage import StageError
 from tasks.ingest.locations import source_files
 from tasks.params.data import API_KEY_VARIABLE
 from tasks.params.load import Params, load_params
+from tasks.store.registry import Registry
 from tasks.store.storage import open_filesystem, open_storage
 
 Level = Literal["ok", "warning", "error"]
@@ -141,11 +142,33 @@ def llm(params: Params) -> Iterator[tuple[Level, str]]:
         yield "error", f"cannot reach {endpoint.base_url} ({error}): check synthesize.endpoint"
 
 
+def champion(params: Params) -> Iterator[tuple[Level, str]]:
+    """Whether the gate could compare a new model with the newest published one."""
+    where = params.store
+    registry = Registry(open_storage(where.url, where.endpoint_url), params.publish.name)
+    newest = next(reversed(registry.versions()), None)
+    if newest is None:
+        yield "ok", f"no model is published as {registry.name} yet"
+        return
+    ours, theirs = params.evaluate.tasks.keys(), newest.scores.keys()
+    if ours == theirs:
+        yield "ok", f"{newest.version} was evaluated on the same {len(ours)} tasks"
+        return
+    parts = {"only it has": sorted(theirs - ours), "it lacks": sorted(ours - theirs)}
+    differing = "; ".join(f"{what} {', '.join(tasks)}" for what, tasks in parts.items() if tasks)
+    yield (
+        "error",
+        f"{newest.version} was evaluated on other tasks than evaluate.tasks ({differing}), so the "
+        "gate will publish no other model: evaluate the same tasks, or take another publish.name",
+    )
+
+
 PROBES: dict[str, Callable[[Params], Iterator[tuple[Level, str]]]] = {
     "processors": processors,
     "corpora": corpora,
     "llm": llm,
     "store": store,
+    "champion": champion,
 }
 
 if __name__ == "__main__":
