@@ -7,12 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks.params.load import Params
 from tasks.params.paths import DATA_FLOW, DECISION, LADDER, PUBLISHED, TIMINGS
 
 
 def read_ladder(path: Path = LADDER) -> list[dict[str, Any]]:
     """The rungs `{"rung", "mean", "tasks"}` the report stage wrote; none when it has not run."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def read_judged(params: Params) -> dict[str, Any] | None:
+    """The rung that the gate judged and that is published; None when the report has not run."""
+    return next((row for row in read_ladder() if row["rung"] == params.gate.candidate), None)
 
 
 def read_decision(path: Path = DECISION) -> dict[str, Any] | None:

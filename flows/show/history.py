@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.plan.schedule import Outcome
-from flows.results import last_record, read_ladder, read_published
+from flows.results import last_record, read_judged, read_published
 from flows.show.tables import points
 from tasks.params.load import Params
 from tasks.params.paths import STATE
@@ -48,7 +48,7 @@ def describe(
         seconds: How long it took.
         outcomes: How its steps ended; empty when it failed.
         error: Why it failed.
-        params: Name the rung whose mean is kept.
+        params: Name the rung that is judged, whose mean is kept.
     """
     stages = [outcome for outcome in outcomes if outcome.kind == "stage"]
     has_report = any(outcome.name == "report" for outcome in stages)
@@ -56,7 +56,7 @@ def describe(
         started=started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         seconds=round(seconds, 1),
         ran=None if error is not None else sum(outcome.is_new for outcome in stages),
-        mean=_mean(params.report.after) if has_report else None,
+        mean=(read_judged(params) or {}).get("mean") if has_report else None,
         result=_result(outcomes, error),
         gpu_seconds=_gpu_seconds(stages),
     )
@@ -66,10 +66,6 @@ def _gpu_seconds(stages: Sequence[Outcome]) -> float:
     """Of the stages that ran; what came from the run cache has the record of an earlier run."""
     ran = [stage.name for stage in stages if stage.state == "Completed"]
     return round(sum(last_record(name).get("gpu_s", 0.0) for name in ran), 1)
-
-
-def _mean(rung: str) -> float | None:
-    return next((row["mean"] for row in read_ladder() if row["rung"] == rung), None)
 
 
 def _result(outcomes: Sequence[Outcome], error: str | None) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.results import read_ladder, read_published
+from flows.results import read_judged, read_published
 from flows.show.tables import points
 from tasks.params.load import Params
 from tasks.params.paths import PUBLISHED
@@ -45,7 +45,7 @@ class PublishedVersion:
 def read_version(params: Params, published: Path = PUBLISHED) -> PublishedVersion | None:
     """What the publication at the end of this run left; None when the gate refused."""
     version = read_published(published)
-    rung = next((row for row in read_ladder() if row["rung"] == params.report.after), None)
+    rung = read_judged(params)
     if version is None or version["version"] is None or rung is None:
         return None
     return PublishedVersion(

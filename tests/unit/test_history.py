@@ -9,6 +9,7 @@ import pytest
 from flows.plan.schedule import Outcome
 from flows.show import history
 from flows.show.history import Retraining
+from flows.show.version import read_version
 from tasks.params.load import Params, load_params
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
@@ -44,6 +45,17 @@ def test_a_run_that_published_names_the_version_and_its_mean(params: Params) -> 
     assert history.describe(BEGAN, 90.04, outcomes, None, params) == Retraining(
         "2026-03-01 03:00:05", 90.0, 1, 0.668, "published v0003-ab"
     )
+
+
+def test_scores_are_those_of_the_published_rung_whatever_the_report_shows(params: Params) -> None:
+    shown = params.report.model_copy(update={"after": "random"})
+    params = params.model_copy(update={"report": shown})
+    assert history.describe(BEGAN, 1.0, [REPORT, PUBLISH], None, params).mean == 0.668
+    published = {"is_new": True, "version": "v0003-ab", "address": "store/v0003-ab"}
+    Path(".samovar/published.json").write_text(json.dumps(published))
+    version = read_version(params)
+    assert version is not None
+    assert version.commit_message().splitlines()[0].endswith("/v0003-ab, mean 66.8")
 
 
 def test_a_run_of_one_stage_has_no_mean_and_publishes_nothing(params: Params) -> None:
