@@ -30,7 +30,7 @@ from tasks.params.training import Prompts, Training
 from tasks.training.checkpoint_key import checkpoint_key
 from tasks.training.corpus import open_corpus, spool_corpus
 from tasks.training.frozen import frozen_folders, load_frozen
-from tasks.training.loss_options import OPTIONS, loss_options
+from tasks.training.loss_options import OPTIONS, loss_options, temperature_of
 from tasks.training.team import joined_team
 
 INGESTED = ARTIFACTS / "ingest" / "examples"
@@ -165,6 +165,7 @@ def train_settings(training: Training, precision: Precision) -> TrainSettings:
     """The section as plain values for the trainer; micro-batches of `auto` are yet to be sized."""
     values = training.model_dump(exclude=set(OPTIONS))
     values["micro_batch_tokens"] = training.tokens_at_once
+    values["temperature"] = temperature_of(training.loss, training.temperature)
     if training.lora is not None:
         values["lora"] = LoraSettings(**values["lora"])
     if training.memory is not None:

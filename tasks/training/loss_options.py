@@ -1,6 +1,7 @@
 """The terms and masks of a training section as plain values for the trainer."""
 
 from model.losses.false_negatives import FalseNegativeSettings
+from model.losses.presets import PRESETS
 from model.training.objective.loss_options import (
     DivergenceSettings,
     LossOptions,
@@ -15,6 +16,11 @@ OPTIONS = frozenset(
     | {"matryoshka_weights"}
 )
 """Keys of a training section that `loss_options` reads."""
+
+
+def temperature_of(loss: str, given: float | None) -> float:
+    """What divides the cosine: the value of params.yaml, or for null that of the published loss."""
+    return PRESETS[loss].loss.temperature if given is None else given
 
 
 def loss_options(training: Training) -> LossOptions:
