@@ -12,10 +12,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from tasks.contract.stage import StageError
+from tasks.contract.stage import StageError, read_json
 from tasks.ingest.locations import source_files
+from tasks.outside import look
 from tasks.params.data import API_KEY_VARIABLE
 from tasks.params.load import Params, load_params
+from tasks.params.paths import OUTSIDE
 from tasks.store.registry import Registry
 from tasks.store.storage import open_filesystem, open_storage
 
@@ -163,12 +165,26 @@ def champion(params: Params) -> Iterator[tuple[Level, str]]:
     )
 
 
+def outside(params: Params) -> Iterator[tuple[Level, str]]:
+    """What has changed where neither DVC nor git looks; hashes it, so it is asked last."""
+    before = read_json(OUTSIDE) if OUTSIDE.exists() else {}
+    changed = [stage for stage, found in look(params).items() if found != before.get(stage, {})]
+    if changed:
+        yield (
+            "warning",
+            f"{', '.join(changed)} would read other files than {OUTSIDE} records, and so run again",
+        )
+    else:
+        yield "ok", f"all is as {OUTSIDE} records"
+
+
 PROBES: dict[str, Callable[[Params], Iterator[tuple[Level, str]]]] = {
     "processors": processors,
     "corpora": corpora,
     "llm": llm,
     "store": store,
     "champion": champion,
+    "outside": outside,
 }
 
 if __name__ == "__main__":

@@ -249,6 +249,20 @@ class Params(Section):
             if path.name not in names
         )
 
+    def outside(self) -> dict[str, list[str]]:
+        """What is read from where neither DVC nor git looks: stage to paths and addresses."""
+        backbone = self.backbone.source
+        is_folder = backbone.startswith("s3://") or Path(backbone).is_dir()
+        paths = [source.path for source in self.ingest.sources.values()]
+        found = {
+            "ingest": [path for path in paths if "://" in path or path.startswith("/")],
+            "backbone": [backbone] if is_folder and backbone != "scratch" else [],
+        }
+        for stage, training in self._trainings().items():
+            asked = [each.checkpoint for each in (training.guide, training.teacher) if each]
+            found[stage] = [path for path in asked if Path(path).is_absolute()]
+        return found
+
     def _models(self) -> list[str]:
         """Every model folder below artifacts that the stages write."""
         variants = [f"multitask/{name}/model" for name in self.multitask.variants]
