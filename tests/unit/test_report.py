@@ -103,7 +103,9 @@ def test_all_that_it_reads_and_shows_is_declared_in_dvc_yaml(run, folder, params
     # times and memory differ from run to run, and stand in the page all the same
     declared = {Path("artifacts/timings"), *map(Path, stage["deps"])}
     assert not {path for path in read if not declared & {path, *path.parents}}
-    assert set(params.model_dump(by_alias=True)) == set(stage["params"])
+    assert set(params.model_dump(by_alias=True)) == {
+        key for key in stage["params"] if isinstance(key, str)
+    }
 
 
 def test_a_comment_in_params_yaml_changes_no_report(run, folder):
