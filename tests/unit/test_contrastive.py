@@ -112,6 +112,8 @@ def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
     content["multitask"]["variants"] = {
         "one": {"sources": {"questions": 1.0, "topics": 1.0, "paraphrases": 1.0}, "seed": 5}
     }
+    for name in ("balanced", "retrieval"):
+        del content["evaluate"]["checkpoints"][f"multitask-{name}"]
     for name, section in sections.items():
         content[name] |= section
     path = folder / "params.yaml"
