@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.params.paths import DATA_FLOW, DECISION, LADDER, PUBLISHED, TIMINGS
+from tasks.params.load import Params
+from tasks.params.paths import DATA_FLOW, DECISION, LADDER, OUTSIDE, PUBLISHED, TIMINGS
 
 
 def read_ladder(path: Path = LADDER) -> list[dict[str, Any]]:
@@ -28,6 +29,11 @@ def read_data_flow(path: Path = DATA_FLOW) -> dict[str, Any] | None:
 def read_published(path: Path = PUBLISHED) -> dict[str, Any] | None:
     """What the last publication did: `{"version", "address", "is_new", "reasons"}`, or None."""
     return _read(path)
+
+
+def reads_outside(params: Params, path: Path = OUTSIDE) -> bool:
+    """Whether a stage reads, or read, what neither DVC nor git looks at."""
+    return any(params.outside().values()) or any((_read(path) or {}).values())
 
 
 def last_record(stage: str, timings: Path = TIMINGS) -> dict[str, Any]:

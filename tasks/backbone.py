@@ -31,6 +31,7 @@ from tasks.contract.prompts import query_prompt
 from tasks.contract.records import MANIFEST, read_table
 from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
 from tasks.machine.compute import Machine, use_compute
+from tasks.outside import recorded
 from tasks.params.load import Backbone, Params, Prompts
 from tasks.params.paths import ARTIFACTS, CHECKPOINTS
 from tasks.store.storage import open_storage
@@ -46,7 +47,7 @@ Parts = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 def main() -> None:
     """Run the stage."""
-    run_stage("backbone", body)
+    run_stage("backbone", recorded("backbone", body))
 
 
 def body(params: Params) -> None:

@@ -1,6 +1,7 @@
 """Stage finetune: stage 2, labelled pairs with mined hard negatives."""
 
 from tasks.contract.stage import run_stage
+from tasks.outside import recorded
 from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS
 from tasks.training.contrastive import ContrastiveStage, run_training
@@ -8,7 +9,7 @@ from tasks.training.contrastive import ContrastiveStage, run_training
 
 def main() -> None:
     """Run the stage."""
-    run_stage("finetune", body)
+    run_stage("finetune", recorded("finetune", body))
 
 
 def body(params: Params) -> None:

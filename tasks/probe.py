@@ -13,10 +13,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from tasks.contract.stage import StageError
+from tasks.contract.stage import StageError, read_json
+from tasks.outside import look
 from tasks.params.data import API_KEY_VARIABLE
 from tasks.params.evaluation import Store
 from tasks.params.load import Params, load_params
+from tasks.params.paths import OUTSIDE
+from tasks.store.registry import Registry
 from tasks.store.storage import Storage, open_filesystem, open_storage
 
 Level = Literal["ok", "warning", "error"]
@@ -143,10 +146,46 @@ def llm(params: Params) -> Iterator[tuple[Level, str]]:
         yield "error", f"cannot reach {endpoint.base_url} ({error}): check synthesize.endpoint"
 
 
+def champion(params: Params) -> Iterator[tuple[Level, str]]:
+    """Whether the gate could compare a new model with the newest published one."""
+    where = params.store
+    registry = Registry(open_storage(where.url, where.endpoint_url), params.publish.name)
+    newest = next(reversed(registry.versions()), None)
+    if newest is None:
+        yield "ok", f"no model is published as {registry.name} yet"
+        return
+    ours, theirs = params.evaluate.tasks.keys(), newest.scores.keys()
+    if ours == theirs:
+        yield "ok", f"{newest.version} was evaluated on the same {len(ours)} tasks"
+        return
+    parts = {"only it has": sorted(theirs - ours), "it lacks": sorted(ours - theirs)}
+    differing = "; ".join(f"{what} {', '.join(tasks)}" for what, tasks in parts.items() if tasks)
+    yield (
+        "error",
+        f"{newest.version} was evaluated on other tasks than evaluate.tasks ({differing}), so the "
+        "gate will publish no other model: evaluate the same tasks, or take another publish.name",
+    )
+
+
+def outside(params: Params) -> Iterator[tuple[Level, str]]:
+    """What has changed where neither DVC nor git looks; hashes it, so it is asked last."""
+    before = read_json(OUTSIDE) if OUTSIDE.exists() else {}
+    changed = [stage for stage, found in look(params).items() if found != before.get(stage, {})]
+    if changed:
+        yield (
+            "warning",
+            f"{', '.join(changed)} would read other files than {OUTSIDE} records, and so run again",
+        )
+    else:
+        yield "ok", f"all is as {OUTSIDE} records"
+
+
 PROBES: dict[str, Callable[[Params], Iterator[tuple[Level, str]]]] = {
     "processors": processors,
     "llm": llm,
     "store": store,
+    "champion": champion,
+    "outside": outside,
 }
 
 if __name__ == "__main__":

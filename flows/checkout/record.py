@@ -18,8 +18,9 @@ from dvc.repo import Repo
 from flows.errors import FlowError
 from flows.plan.dag import open_repo
 from tasks.params.load import Record
+from tasks.params.paths import OUTSIDE
 
-ALWAYS = ("dvc.lock", "champion.json")
+ALWAYS = ("dvc.lock", "champion.json", str(OUTSIDE))
 """What a run writes for git; in the commit even where nobody has added it yet."""
 TIMEOUT_S = 300.0
 NO_COMMIT = "0" * 40

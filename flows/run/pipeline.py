@@ -34,6 +34,7 @@ from flows.plan.schedule import (
 from flows.processes.orphan import end_with_worker
 from flows.processes.process import open_run, stop_all
 from flows.profile import install_profile
+from flows.results import reads_outside
 from flows.run.alive import stays_running
 from flows.run.dead_runs import close_dead_runs
 from flows.run.gpus import count_gpus
@@ -44,7 +45,7 @@ from flows.show.version import checkout, read_version, refusal
 from flows.terminal import say, use_terminal
 from tasks.params.load import Params, load_params
 
-PUBLISH = "publish"
+PUBLISH, OUTSIDE = "publish", "outside"
 
 # untyped, since Prefect's TaskRunner is invariant in its kind of future
 THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_STAGES + sum(AT_ONCE.values()))
@@ -127,7 +128,7 @@ def _run(
     keep = _Keeper(params)
     try:
         runner = PrefectRunner(forced)
-        outcomes = _update_data(runner)
+        outcomes = _update_data(runner) + _look_outside(runner, params)
         changes = changed()
         check_data(changes)
         places = places_for(count_gpus(params.compute.device))
@@ -179,6 +180,15 @@ def _update_data(runner: PrefectRunner) -> list[Outcome]:
     """Fetch what is new at the sources of imported data, before anything looks at the data."""
     steps = [Step(f"update {name}", "update", targets=(name,)) for name in find_imports()]
     outcomes = run_steps(steps, set(), runner)
+    _raise_failures(outcomes)
+    return outcomes
+
+
+def _look_outside(runner: PrefectRunner, params: Params) -> list[Outcome]:
+    """Record what lies outside of the checkout, for DVC to see what has changed there."""
+    if not reads_outside(params):
+        return []
+    outcomes = run_steps([Step(OUTSIDE, "hook")], {OUTSIDE}, runner)
     _raise_failures(outcomes)
     return outcomes
 

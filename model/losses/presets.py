@@ -32,11 +32,11 @@ PRESETS: dict[str, Preset] = {
     # arXiv:2405.17428: in-batch and hard negatives, then hard negatives alone
     "nv-embed-1": Preset(ContrastiveSettings((OWN_AND_BATCH,), temperature=0.02)),
     "nv-embed-2": Preset(ContrastiveSettings((("own_negatives",),), temperature=0.02)),
-    # arXiv:2403.20327: own hard negative, other positives, other queries
+    # arXiv:2403.20327: own hard negative, other positives, other queries; ours the temperature
     "gecko": Preset(
         ContrastiveSettings((("own_negatives", "other_positives", "queries"),), temperature=0.05)
     ),
-    # F2LLM: two softmaxes, one over own hard negatives, one over the batch
+    # F2LLM: two softmaxes, one over own hard negatives, one over the batch; ours the temperature
     "f2llm": Preset(
         ContrastiveSettings((("own_negatives",), ("other_positives",)), temperature=0.05)
     ),

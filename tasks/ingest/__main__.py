@@ -21,6 +21,7 @@ from tasks.ingest.in_domain import InDomain
 from tasks.ingest.locations import source_files
 from tasks.ingest.overlap import OverlapIndex
 from tasks.ingest.quarantine import Quarantine
+from tasks.outside import recorded
 from tasks.params.data import Ingest
 from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the stage."""
-    run_stage("ingest", ingest)
+    run_stage("ingest", recorded("ingest", ingest))
 
 
 def ingest(params: Params) -> None:

@@ -17,6 +17,7 @@ from model.training.settings import TrainingSource
 from tasks.contract.stage import StageError
 from tasks.machine.compute import Machine
 from tasks.params.load import Params
+from tasks.training.settings import temperature_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Ingredients:
         found = search_position(
             parameters_by_tensor(encoder),
             vectors,
-            Probe(encoder, sources, _probe_settings(params, machine)).backward,
+            Probe(encoder, sources, probe_settings(params, machine)).backward,
             steps=settings.steps,
             learning_rate=settings.learning_rate,
             size_penalty=settings.size_penalty,
@@ -100,7 +101,7 @@ class Ingredients:
         return [SavedWeights(folder) for folder in self.variants.values()]
 
 
-def _probe_settings(params: Params, machine: Machine) -> ProbeSettings:
+def probe_settings(params: Params, machine: Machine) -> ProbeSettings:
     """The search measures itself by the loss of stage 3, on batches of its own size."""
     settings, training = params.merge.self_positioning, params.multitask.training
     return ProbeSettings(
@@ -108,7 +109,7 @@ def _probe_settings(params: Params, machine: Machine) -> ProbeSettings:
         batch_size=settings.batch_size,
         hard_negatives=training.hard_negatives,
         loss=training.loss,
-        temperature=settings.temperature,
+        temperature=temperature_of(training.loss, settings.temperature),
         max_length_tokens=training.max_length_tokens,
         micro_batch_tokens=training.tokens_at_once,
         precision=machine.precision,

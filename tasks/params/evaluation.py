@@ -57,7 +57,7 @@ class Report(Section):
     before: Name
     """Rung shown as `before`."""
     after: Name
-    """Rung shown as `after`, and published."""
+    """Rung shown as `after`."""
     example_queries: PositiveInt
     """Queries shown."""
 
@@ -66,7 +66,7 @@ class Gate(Section):
     """Section gate."""
 
     candidate: Name
-    """Rung of evaluate.checkpoints that is judged."""
+    """Rung of evaluate.checkpoints that is judged, and published if it passes."""
     min_mean_gain: Number
     """Smallest gain of the mean over the champion, in score points of 0-1."""
     max_task_loss: NonNegativeFloat
@@ -81,7 +81,7 @@ class Publish(Section):
     name: Name
     """Name of the model in the registry."""
     checkpoint: str
-    """Folder below artifacts/ that is published."""
+    """Folder below artifacts/ that is published: that of gate.candidate."""
 
 
 class Cost(Section):

@@ -6,6 +6,7 @@ that names the file, the key, what was given and what was expected.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, get_args
 
@@ -36,6 +37,7 @@ from tasks.params.training import (
     Prompts,
     Prune,
     Stage,
+    Training,
 )
 
 PARAMS_FILE = Path("params.yaml")
@@ -43,11 +45,16 @@ SLERP_VARIANTS = 2
 """Models on the arc of merge.method slerp."""
 SYNTHETIC = "synthetic"
 """Source of what the stage synthesize writes: queries, so its task is retrieval."""
+MINED_TASKS = ("retrieval", "nli", "bitext")
+"""Tasks whose rows other documents are negatives of."""
+TRAINED_TASKS: tuple[str, ...] = get_args(Task)
+"""Tasks whose rows are examples: all but documents."""
+CHOSEN_BY_TASKS = tuple(task for task in TRAINED_TASKS if task != "bitext")
+"""Tasks whose development rows merge can choose by."""
 BASELINES = ("baseline/random", "baseline/tfidf")
+"""Folders below artifacts that are evaluated beside models."""
 MODELS = ("backbone/model", "prune/model", "pretrain/model", "finetune/model")
 """Model folders below artifacts in the order of their stages."""
-MINED_TASKS = ("retrieval", "nli", "bitext")
-"""Tasks for whose rows other documents are negatives."""
 FIRST_MODELS = {"pretrain": 2, "finetune": 3, "multitask": 4}
 """How many of `MODELS` exist when a training starts."""
 
@@ -83,20 +90,20 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _prefixes_fit(self) -> Self:
-        if self.backbone.scratch is None:
-            return self
-        size = self.backbone.scratch.hidden_size
-        stages = {
-            "pretrain": self.pretrain.training,
-            "finetune": self.finetune.training,
-            "multitask": self.multitask.training,
-        }
-        for stage, training in stages.items():
-            long = [dim for dim in training.matryoshka_dims if dim > size]
+        backbone = self.backbone
+        size, key = backbone.projection, "backbone.projection"
+        if size is None and backbone.scratch is not None:
+            size, key = backbone.scratch.hidden_size, "backbone.scratch.hidden_size"
+        for stage, training in self._trainings().items():
+            long = [dim for dim in training.matryoshka_dims if size is not None and dim > size]
             if long:
+                raise ValueError(f"{stage}.training.matryoshka_dims {long} exceed {key} {size}")
+            strangers = sorted(training.matryoshka_weights.keys() - {*training.matryoshka_dims})
+            # one of them is the full size, which only the decoder itself knows
+            if strangers != [size] and len(strangers) > (size is None):
                 raise ValueError(
-                    f"{stage}.training.matryoshka_dims {long} exceed "
-                    f"backbone.scratch.hidden_size {size}"
+                    f"{stage}.training.matryoshka_weights names {strangers} beside the "
+                    f"matryoshka_dims {training.matryoshka_dims}: only the full size may be added"
                 )
         return self
 
@@ -104,8 +111,8 @@ class Params(Section):
     def _sharded_batches_are_sized(self) -> Self:
         unsized = [
             stage
-            for stage in ("pretrain", "finetune", "multitask")
-            if getattr(self, stage).training.micro_batch_tokens == "auto"
+            for stage, training in self._trainings().items()
+            if training.micro_batch_tokens == "auto"
         ]
         if self.compute.parallel == "fsdp2" and unsized:
             raise ValueError(
@@ -116,25 +123,19 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sources_exist(self) -> Self:
-        known = {*self.ingest.sources, SYNTHETIC}
+        tasks = {name: source.task for name, source in self.ingest.sources.items()}
+        tasks[SYNTHETIC] = "retrieval"
         for where, names in self._used_sources().items():
-            if names - known:
+            if names - tasks.keys():
                 raise ValueError(
-                    f"{where} names {sorted(names - known)}; known are {sorted(known)}"
+                    f"{where} names {sorted(names - tasks.keys())}; known are {sorted(tasks)}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _sources_have_the_rows_that_are_wanted(self) -> Self:
-        tasks = {SYNTHETIC: "retrieval"}
-        tasks |= {name: source.task for name, source in self.ingest.sources.items()}
-        for where, names in self._used_sources().items():
-            wanted = set(MINED_TASKS) if where == "mine.sources" else set(get_args(Task))
-            wrong = {name: tasks[name] for name in sorted(names) if tasks[name] not in wanted}
-            if wrong:
+            usable = MINED_TASKS if where == "mine.sources" else TRAINED_TASKS
+            unfit = {name: tasks[name] for name in sorted(names) if tasks[name] not in usable}
+            if unfit:
                 raise ValueError(
-                    f"{where} names {wrong}, sources and their tasks; it can use only sources of "
-                    f"{', '.join(sorted(wanted))}"
+                    f"{where} names {_listed(unfit)}, whose rows have no use there: name sources "
+                    f"of {', '.join(usable)}"
                 )
         return self
 
@@ -155,17 +156,14 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _merge_can_choose(self) -> Self:
-        if self.merge.method == "best" and not self.ingest.has_examples:
+        has_choice = self.ingest.development_fraction > 0 and any(
+            source.task in CHOSEN_BY_TASKS for source in self.ingest.sources.values()
+        )
+        if self.merge.method == "best" and not has_choice:
             raise ValueError(
-                "merge.method best chooses by development examples, which sources of task "
-                "documents alone do not give: set it to uniform_soup or self_positioning, or "
-                "declare a source of examples"
-            )
-        if self.merge.method == "best" and not self.ingest.development_fraction:
-            raise ValueError(
-                "merge.method best chooses by development examples, of which "
-                "ingest.development_fraction 0 keeps none: raise it, or set merge.method to "
-                "uniform_soup"
+                "merge.method best chooses by development examples, and there would be none: set "
+                "it to uniform_soup or self_positioning, or have ingest.development_fraction "
+                f"above 0 and a source of {', '.join(CHOSEN_BY_TASKS)}"
             )
         variants = sorted(self.multitask.variants)
         if self.merge.method == "slerp" and len(variants) != SLERP_VARIANTS:
@@ -181,40 +179,51 @@ class Params(Section):
         wanted = {self.gate.candidate, *self.gate.must_beat, self.report.before, self.report.after}
         if wanted - rungs:
             raise ValueError(f"{sorted(wanted - rungs)} are no rungs of evaluate.checkpoints")
-        judged = self.evaluate.checkpoints[self.gate.candidate]
-        if judged != self.publish.checkpoint:
+        folders = (*BASELINES, *self._models())
+        strange = {
+            rung: folder
+            for rung, folder in self.evaluate.checkpoints.items()
+            if folder not in folders
+        }
+        if strange:
             raise ValueError(
-                f"gate.candidate {self.gate.candidate!r} judges {judged}, but publish.checkpoint "
-                f"is {self.publish.checkpoint}: a model would be published that nobody judged"
-            )
-        if self.report.example_task not in self.evaluate.tasks:
-            raise ValueError(
-                f"report.example_task {self.report.example_task!r} is not in evaluate.tasks"
+                f"evaluate.checkpoints has {_listed(strange)}, which no stage writes: take "
+                f"{', '.join(folders)}"
             )
         return self
 
     @model_validator(mode="after")
-    def _checkpoints_are_written(self) -> Self:
-        """What an earlier params.yaml left below artifacts/ would be evaluated and published."""
-        variants = [f"multitask/{name}/model" for name in self.multitask.variants]
-        known = [*BASELINES, *MODELS, *variants, "merge/model"]
-        for rung, checkpoint in self.evaluate.checkpoints.items():
-            if checkpoint not in known:
-                raise ValueError(
-                    f"evaluate.checkpoints.{rung} is {checkpoint!r}, which no stage writes; "
-                    f"written are {', '.join(known)}"
-                )
+    def _evaluated_tasks_are_named(self) -> Self:
+        if self.report.example_task not in self.evaluate.tasks:
+            raise ValueError(
+                f"report.example_task {self.report.example_task!r} is not in evaluate.tasks"
+            )
+        strangers = sorted(self.evaluate.task_prompts.keys() - self.evaluate.tasks.keys())
+        if strangers:
+            raise ValueError(
+                f"evaluate.task_prompts names {strangers}, which evaluate.tasks does not hold; "
+                f"it holds {sorted(self.evaluate.tasks)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_judged_is_published(self) -> Self:
+        judged = self.evaluate.checkpoints[self.gate.candidate]
+        if judged != self.publish.checkpoint:
+            raise ValueError(
+                f"gate.candidate {self.gate.candidate!r} is {judged}, but publish.checkpoint is "
+                f"{self.publish.checkpoint}: name the same model in both"
+            )
+        if judged not in self._models():
+            raise ValueError(
+                f"publish.checkpoint {judged} is no model: take {', '.join(self._models())}"
+            )
         return self
 
     @model_validator(mode="after")
     def _frozen_models_are_there(self) -> Self:
         """A guide or teacher of a later stage would be a circle that DVC does not see."""
-        trainings = {
-            "pretrain": self.pretrain.training,
-            "finetune": self.finetune.training,
-            "multitask": self.multitask.training,
-        }
-        for stage, training in trainings.items():
+        for stage, training in self._trainings().items():
             known = MODELS[: FIRST_MODELS[stage]]
             for name, frozen in (("guide", training.guide), ("teacher", training.teacher)):
                 if frozen is None or Path(frozen.checkpoint).is_absolute():
@@ -241,6 +250,32 @@ class Params(Section):
             for path in (artifacts / folder).iterdir()
             if path.name not in names
         )
+
+    def outside(self) -> dict[str, list[str]]:
+        """What is read from where neither DVC nor git looks: stage to paths and addresses."""
+        backbone = self.backbone.source
+        is_folder = backbone.startswith("s3://") or Path(backbone).is_dir()
+        paths = [source.path for source in self.ingest.sources.values()]
+        found = {
+            "ingest": [path for path in paths if "://" in path or path.startswith("/")],
+            "backbone": [backbone] if is_folder and backbone != "scratch" else [],
+        }
+        for stage, training in self._trainings().items():
+            asked = [each.checkpoint for each in (training.guide, training.teacher) if each]
+            found[stage] = [path for path in asked if Path(path).is_absolute()]
+        return found
+
+    def _models(self) -> list[str]:
+        """Every model folder below artifacts that the stages write."""
+        variants = [f"multitask/{name}/model" for name in self.multitask.variants]
+        return [*MODELS, *variants, "merge/model"]
+
+    def _trainings(self) -> dict[str, Training]:
+        return {
+            "pretrain": self.pretrain.training,
+            "finetune": self.finetune.training,
+            "multitask": self.multitask.training,
+        }
 
     def _used_sources(self) -> dict[str, set[str]]:
         return {
@@ -294,6 +329,10 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise _KeyTwiceError(f"key {name!r} twice, on lines {lines[name]} and {line}")
             lines[name] = line
         return super().construct_mapping(node, deep)
+
+
+def _listed(pairs: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({value})" for name, value in pairs.items())
 
 
 def _describe(fault: ErrorDetails) -> str:

@@ -46,9 +46,9 @@ class ScoreMask(Section):
 class Frozen(Section):
     """A model that is asked and not trained.
 
-    An artifact of an earlier stage changes only when that stage, and so this one, runs again. DVC
-    does not look into other folders: give another model another path. Checkpoints of a training
-    are bound to the contents in either case.
+    An artifact of an earlier stage changes only when that stage, and so this one, runs again. What
+    another folder holds is recorded in outside.json before a run. Checkpoints of a training are
+    bound to the contents in either case.
     """
 
     checkpoint: str

@@ -17,6 +17,9 @@ REPORT = ARTIFACTS / "report" / "index.html"
 MODEL_CARD = ARTIFACTS / "report" / "model_card.md"
 LADDER = ARTIFACTS / "report" / "ladder.json"
 
+OUTSIDE = Path("outside.json")
+"""Fingerprints of what stages read from where neither DVC nor git looks; kept in git."""
+
 STATE = Path(".samovar")
 """What a run keeps for itself: locks, checkpoints, caches, Prefect's database; never an output."""
 CHECKPOINTS = STATE / "checkpoints"

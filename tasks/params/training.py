@@ -241,8 +241,8 @@ class Training(Section):
     """Triplet margin loss over own hard negatives; null leaves it out."""
     teacher: Teacher | None
     """Distillation from a frozen model; null leaves it out."""
-    temperature: PositiveFloat
-    """Divides the cosine."""
+    temperature: PositiveFloat | None
+    """Divides the cosine; null takes that of the paper of `loss`, 0.05 where it gives none."""
     hard_negatives: NonNegativeInt
     """Explicit negatives per query; a row with fewer gives what it has."""
     margin_from_step: PositiveInt
@@ -372,8 +372,8 @@ class SelfPositioning(Section):
     """mu: weight of the length factor lambda in the loss."""
     probe_examples: PositiveInt
     """Training rows that the loss is measured on."""
-    temperature: PositiveFloat
-    """Divides the cosine in the loss of the search."""
+    temperature: PositiveFloat | None
+    """Divides the cosine in the loss of the search; null takes that of the paper of that loss."""
     seed: Seed
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from tasks.report import numbers
-from tasks.report.run import Run, params_sha256
+from tasks.report.run import Run
 
 STAGES = (
     "ingest",
@@ -64,7 +64,9 @@ def cost_view(run: Run) -> dict[str, Any]:
 
 def inputs_view(run: Run) -> dict[str, Any]:
     """Hashes by which two runs can be told apart, and the parameters themselves."""
-    hashes = [{"name": "params.yaml", "value": params_sha256(), "what": "SHA-256"}]
+    hashes = [
+        {"name": "params.yaml", "value": run.params_sha256(), "what": "SHA-256 of its values"}
+    ]
     hashes += [
         {"name": table, "value": run.manifest_sha256(table), "what": "SHA-256 of the manifest"}
         for table in TABLES

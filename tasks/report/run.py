@@ -2,12 +2,13 @@
 
 import csv
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.contract.stage import StageError, read_json
-from tasks.params.load import PARAMS_FILE, Params
+from tasks.params.load import Params
 from tasks.report.ladder import ladder_rows
 
 
@@ -68,9 +69,7 @@ class Run:
         path = self.artifacts / table / "manifest.json"
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
-
-def params_sha256() -> str | None:
-    """Hash of params.yaml as it lies in the working folder."""
-    if not PARAMS_FILE.exists():
-        return None
-    return hashlib.sha256(PARAMS_FILE.read_bytes()).hexdigest()
+    def params_sha256(self) -> str:
+        """Hash of the values of params.yaml; a comment in the file is no other run."""
+        values = self.params.model_dump(mode="json", by_alias=True)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from dataclasses import is_dataclass
 from typing import TypeVar, get_args, get_type_hints
 
 from model.encoder.precision import Precision
+from model.losses.presets import PRESETS
 from model.training.objective.loss_options import LossOptions
 from model.training.settings import TrainSettings
 from tasks.params.base import Section
@@ -47,11 +48,17 @@ def train_settings(
         training,
         TrainSettings,
         options=settings_of(training, LossOptions),
+        temperature=temperature_of(training.loss, training.temperature),
         micro_batch_tokens=training.tokens_at_once,
         precision=precision,
         shard_weights=shard_weights,
         compile_blocks=compile_blocks,
     )
+
+
+def temperature_of(loss: str, given: float | None) -> float:
+    """What divides the cosine: the value of params.yaml, or for null that of the published loss."""
+    return PRESETS[loss].loss.temperature if given is None else given
 
 
 def _dataclass_in(hint: object) -> type:

@@ -60,6 +60,15 @@ def test_rerun_without_a_change_skips_every_stage(ran: Toy):
     assert {states[stage] for stage in STAGES} == {"Skipped"}
 
 
+def test_what_lies_outside_of_the_checkout_is_looked_at_before_dvc_looks(ran: Toy):
+    (ran.root / "outside.json").write_text('{"backbone": {"/models/decoder": "ab"}}')
+    (ran.root / "knobs" / "outside.fail").touch()
+    status, output = ran.retrain()
+    assert status == 1
+    assert "no registry for outside" in output
+    assert ran.order() == []
+
+
 def test_from_a_stage_on_all_is_run_again_and_the_model_published(ran: Toy):
     status, output = ran.retrain("--from", "merge")
     assert status == 0, output

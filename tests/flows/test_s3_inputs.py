@@ -147,12 +147,20 @@ def test_ingest_reads_every_format_from_the_bucket(place: Place) -> None:
 
 def test_a_decoder_comes_from_the_bucket(place: Place, pico_folder: Path) -> None:
     place.params["backbone"] |= {"scratch": None, "source": str(pico_folder)}
+    place.run("outside")
     place.run("backbone")
     local = place.output("backbone/model")
     place.storage.upload_folder(pico_folder, "decoder")
     place.params["backbone"]["source"] = f"{place.url}/decoder"
+    place.run("outside")
     place.run("backbone")
     assert place.output("backbone/model") == local
+    recorded = (place.root / "outside.json").read_bytes()
+    place.run("outside")
+    assert (place.root / "outside.json").read_bytes() == recorded
+    place.storage.write_bytes("decoder/config.json", b"{}")
+    place.run("outside")
+    assert (place.root / "outside.json").read_bytes() != recorded
 
 
 def test_a_rung_is_evaluated_on_a_benchmark_in_the_bucket(place: Place) -> None:

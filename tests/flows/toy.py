@@ -240,6 +240,7 @@ def write_toy(root: Path) -> None:
     (root / "tasks" / "champion.py").write_text(
         HOOK_SCRIPT.format(name="champion", body=CHAMPION_BODY)
     )
+    (root / "tasks" / "outside.py").write_text(HOOK_SCRIPT.format(name="outside", body=""))
     (root / "tasks" / "publish.py").write_text(
         HOOK_SCRIPT.format(name="publish", body=PUBLISH_BODY)
     )

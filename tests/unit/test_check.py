@@ -15,6 +15,8 @@ from flows import check
 from tasks import probe
 from tasks.params.data import Endpoint
 from tasks.params.load import Params, load_params
+from tasks.store.registry import Registry
+from tasks.store.storage import open_storage
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 
@@ -198,6 +200,27 @@ def test_a_folder_as_store_is_tried_and_left_empty(tmp_path: Path) -> None:
     store = {"url": str(tmp_path / "store"), "endpoint_url": None}
     assert next(probe.store(params_with(store=store)))[0] == "ok"
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_champion_of_other_tasks_is_an_error_before_the_run(tmp_path: Path) -> None:
+    """The gate finds it as well, after all trainings."""
+    store = {"url": str(tmp_path / "store"), "endpoint_url": None}
+    params = params_with(store=store)
+    tasks = dict.fromkeys(params.evaluate.tasks, 0.5)
+    assert next(probe.champion(params))[0] == "ok"
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    registry = Registry(open_storage(store["url"], None), params.publish.name)
+    for fingerprint, scores in (("a" * 64, {"Old": 0.5} | tasks), ("b" * 64, tasks)):
+        registry.publish(model, fingerprint=fingerprint, mean=0.5, scores=scores, run={})
+    level, text = next(probe.champion(params))
+    assert (level, text) == ("ok", f"v0002-bbbbbbbb was evaluated on the same {len(tasks)} tasks")
+    with_another = params_with(store=store, evaluate={"tasks": {"SampleSTS": "", "New": ""}})
+    level, text = next(probe.champion(with_another))
+    assert level == "error"
+    assert "only it has SampleClustering, " in text
+    assert "it lacks New)" in text
 
 
 def test_an_endpoint_without_its_key_or_that_is_down_is_an_error(

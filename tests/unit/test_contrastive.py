@@ -112,9 +112,8 @@ def params_of(folder: Path, **sections: dict[str, Any]) -> Params:
     content["multitask"]["variants"] = {
         "one": {"sources": {"questions": 1.0, "topics": 1.0, "paraphrases": 1.0}, "seed": 5}
     }
-    rungs = content["evaluate"]["checkpoints"]
-    for rung in ("multitask-balanced", "multitask-retrieval"):
-        del rungs[rung]
+    for name in ("balanced", "retrieval"):
+        del content["evaluate"]["checkpoints"][f"multitask-{name}"]
     for name, section in sections.items():
         content[name] |= section
     path = folder / "params.yaml"

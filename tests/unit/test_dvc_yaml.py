@@ -4,6 +4,8 @@ A file that is missing from `deps` is edited without any stage running again; a 
 for nothing. The message of a failure holds the lines to add and to remove.
 """
 
+import importlib.metadata
+import json
 from pathlib import Path
 
 import grimp
@@ -13,6 +15,18 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("tasks", "model", "infra")
 """Packages a stage may run; flows start processes and are part of no stage."""
+
+CANNOT_CHANGE_AN_OUTPUT = {
+    Path("tasks/machine/gpus"): "waits for GPUs, says which CUDA may see, and counts what they did",
+}
+"""Code of stages that is no dependency: a word changed in it would train everything again."""
+
+SAME_BYTES = {
+    *("pydantic", "pydantic-core", "pyyaml", "psutil", "threadpoolctl"),  # values, processes
+    *("fsspec", "botocore", "openai"),  # carry bytes, and make none
+    *("safetensors", "xxhash"),  # fixed by what they write
+}
+"""Libraries of stages whose versions cannot change an output."""
 
 
 def read_stages() -> dict[str, dict]:
@@ -26,7 +40,12 @@ STAGES = read_stages()
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    return grimp.build_graph(
+        *PACKAGES,
+        include_external_packages=True,
+        exclude_type_checking_imports=True,
+        cache_dir=None,
+    )
 
 
 def module_of(entry: dict, graph: grimp.ImportGraph) -> str:
@@ -46,8 +65,28 @@ def file_of(module: str) -> Path:
 def code_of(module: str, graph: grimp.ImportGraph) -> set[Path]:
     """Every first-party file that is run or imported; an empty __init__.py says nothing."""
     modules = {module} | graph.find_upstream_modules(module)
-    files = {file_of(each) for each in modules}
-    return {file for file in files if (ROOT / file).read_text(encoding="utf-8").strip()}
+    files = {file_of(each) for each in modules if not graph.is_module_squashed(each)}
+    return {
+        file
+        for file in files
+        if (ROOT / file).read_text(encoding="utf-8").strip()
+        and not is_covered(file, set(CANNOT_CHANGE_AN_OUTPUT))
+    }
+
+
+def libraries_of(module: str, graph: grimp.ImportGraph) -> set[str]:
+    """Names in requirements.lock of what the code of a stage imports, but for SAME_BYTES."""
+    distributions = importlib.metadata.packages_distributions()
+    modules = {
+        each for each in graph.find_upstream_modules(module) if graph.is_module_squashed(each)
+    }
+    names = {name for each in modules for name in distributions.get(each.split(".")[0], [])}
+    return {name.lower().replace("_", "-") for name in names} - SAME_BYTES
+
+
+def declared_keys(entry: dict, file: str) -> list[str]:
+    """The parameters of a stage that are read from `file`, which is not params.yaml."""
+    return [key for each in entry["params"] if isinstance(each, dict) for key in each.get(file, [])]
 
 
 def declared_code(entry: dict) -> set[Path]:
@@ -57,6 +96,22 @@ def declared_code(entry: dict) -> set[Path]:
 
 def is_covered(file: Path, declared: set[Path]) -> bool:
     return file in declared or any(parent in declared for parent in file.parents)
+
+
+@pytest.mark.parametrize("path", sorted(CANNOT_CHANGE_AN_OUTPUT))
+def test_code_that_is_left_out_is_there_and_reached_by_its_door_alone(path, graph):
+    """It computes nothing: no stage imports more of it than the lock and the meter."""
+    inside = {module for module in graph.modules if is_covered(file_of(module), {path})}
+    assert inside, f"{path} does not exist: remove it from CANNOT_CHANGE_AN_OUTPUT"
+    doors = {
+        (importer, module)
+        for module in inside
+        for importer in graph.find_modules_that_directly_import(module) - inside
+    }
+    assert doors == {("tasks.machine.compute", "tasks.machine.gpus.hold")}
+    imported = set().union(*map(graph.find_modules_directly_imported_by, inside)) - inside
+    ours = {each for each in imported if not graph.is_module_squashed(each)}
+    assert ours == {"tasks.contract.stage"}
 
 
 def test_the_graph_sees_imports(graph):
@@ -83,6 +138,28 @@ def test_deps_are_exactly_the_code_of_the_stage(name, graph):
             *(f"      - {path}" for path in wanted),
         ]
     )
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_libraries_are_exactly_those_the_stage_imports(name, graph):
+    """A new torch computes other bytes, and a new Prefect trains nothing again."""
+    entry = STAGES[name]
+    wanted = sorted(libraries_of(module_of(entry, graph), graph))
+    line = f"      - libraries.json: [{', '.join(wanted)}]"
+    found = declared_keys(entry, "libraries.json")
+    assert found == wanted, f"params of stage {name} in dvc.yaml need\n{line}"
+
+
+def test_libraries_have_the_versions_of_the_lock():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    pinned = dict(
+        line.split(";")[0].strip().split("==") for line in lock.splitlines() if "==" in line
+    )
+    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    used = {key for entry in STAGES.values() for key in declared_keys(entry, "libraries.json")}
+    wanted = {name: pinned[name] for name in sorted(used)}
+    text = json.dumps(wanted, indent=2) + "\n"
+    assert (ROOT / "libraries.json").read_text(encoding="utf-8") == text, f"it must hold\n{text}"
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -124,7 +201,7 @@ def test_every_artifact_it_reads_is_written_by_another_stage(name):
 def test_every_value_a_stage_names_is_in_every_profile(name, profile):
     """DVC finds out when the stage's turn comes, which may be hours after the start."""
     content = yaml.safe_load(profile.read_text(encoding="utf-8"))
-    for key in STAGES[name]["params"]:
+    for key in (key for key in STAGES[name]["params"] if isinstance(key, str)):
         section = content
         for part in key.split(".${")[0].split("."):
             assert part in section, f"stage {name} names {key}, which {profile.name} lacks"

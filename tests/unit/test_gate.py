@@ -168,9 +168,3 @@ def test_missing_scores_are_an_error(workplace: Path, params: Params) -> None:
     Path("artifacts/evaluate/random/scores.json").unlink()
     with pytest.raises(StageError, match=r"random/scores\.json does not exist: run the stage"):
         judge_candidate(params)
-
-
-def test_another_model_than_the_published_one_is_an_error(workplace: Path, params: Params) -> None:
-    other = params.publish.model_copy(update={"checkpoint": "finetune/model"})
-    with pytest.raises(StageError, match="name the same model in both"):
-        judge_candidate(params.model_copy(update={"publish": other}))

@@ -94,6 +94,16 @@ def documents_only(content: dict[str, Any]) -> None:
     content["mine"]["sources"] = ["synthetic"]
 
 
+def only_translations(content: dict[str, Any]) -> None:
+    """All examples are pairs of a sentence and its translation."""
+    documents_only(content)
+    pairs = content["ingest"]["sources"]["documents"] | {
+        "task": "bitext",
+        "fields": {"query": "title", "positive": "text"},
+    }
+    content["ingest"]["sources"]["pairs"] = pairs
+
+
 FAULTS: dict[str, tuple[Change, str]] = {
     "unknown section": (lambda c: c.update(extra={}), r"  extra: .*unknown key"),
     "unknown key": (lambda c: c["prune"].update(fractoin=0.5), r"  prune\.fractoin: .*unknown key"),
@@ -247,35 +257,54 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: [documents_only(c), c["merge"].update(method="best")],
         r"merge\.method best chooses by development examples, .*set it to uniform_soup",
     ),
-    "choice between merges without held-out examples": (
+    "choice between merges without a development split": (
         lambda c: [c["ingest"].update(development_fraction=0), c["merge"].update(method="best")],
-        r"merge\.method best .* ingest\.development_fraction 0 keeps none: raise it",
+        r"merge\.method best chooses .*, or have ingest\.development_fraction above 0",
     ),
-    "mining of classes": (
+    "choice between merges by translations": (
+        lambda c: [only_translations(c), c["merge"].update(method="best")],
+        r"merge\.method best chooses by development examples, and there would be none",
+    ),
+    "classes to be mined": (
         lambda c: c["mine"].update(sources=["questions", "topics"]),
-        r"mine\.sources names \{'topics': 'classification'\}, .*only sources of bitext, nli",
+        r"mine\.sources names topics \(classification\), .*of retrieval, nli, bitext",
     ),
-    "training on documents": (
-        lambda c: c["pretrain"]["sources"].update(documents=1.0),
-        r"pretrain\.sources names \{'documents': 'documents'\}, sources and their tasks",
+    "documents to be trained on": (
+        lambda c: c["finetune"]["sources"].update(documents=1.0),
+        r"finetune\.sources names documents \(documents\), whose rows have no use there",
     ),
-    "variant that trains on documents": (
+    "documents in a variant": (
         lambda c: c["multitask"]["variants"]["balanced"]["sources"].update(documents=1.0),
-        r"multitask\.variants\.balanced\.sources names \{'documents'",
+        r"multitask\.variants\.balanced\.sources names documents \(documents\)",
     ),
-    "gate that judges another model": (
-        lambda c: c["gate"].update(candidate="multitask-balanced"),
-        r"judges multitask/balanced/model, but publish\.checkpoint is merge/model: a model",
-    ),
-    "rung of a variant that is gone": (
+    "rung of a variant that has another name now": (
         lambda c: c["multitask"]["variants"].update(
-            renamed=c["multitask"]["variants"].pop("balanced")
+            even=c["multitask"]["variants"].pop("balanced")
         ),
-        r"evaluate\.checkpoints\.multitask-balanced is 'multitask/balanced/model', which no stage",
+        r"checkpoints has multitask-balanced \(multitask/balanced/model\), .*multitask/even/model",
     ),
-    "rung outside artifacts": (
-        lambda c: c["evaluate"]["checkpoints"].update(tfidf="../elsewhere"),
-        r"evaluate\.checkpoints\.tfidf is '\.\./elsewhere', which no stage writes",
+    "another model judged than published": (
+        lambda c: c["publish"].update(checkpoint="finetune/model"),
+        r"gate\.candidate 'final' is merge/model, but .*: name the same model in both",
+    ),
+    "baseline to be published": (
+        lambda c: [
+            c["gate"].update(candidate="tfidf"),
+            c["publish"].update(checkpoint="baseline/tfidf"),
+        ],
+        r"publish\.checkpoint baseline/tfidf is no model: take backbone/model",
+    ),
+    "instruction of a task that is not evaluated": (
+        lambda c: c["evaluate"].update(task_prompts={"Nothing": "?"}),
+        r"evaluate\.task_prompts names \['Nothing'\], which evaluate\.tasks does not hold",
+    ),
+    "prefix longer than the projection": (
+        lambda c: c["backbone"].update(projection=32),
+        r"pretrain\.training\.matryoshka_dims \[64\] exceed backbone\.projection 32",
+    ),
+    "weight of a size that is not trained": (
+        lambda c: c["pretrain"]["training"].update(matryoshka_weights={32: 1.0, 192: 1.0}),
+        r"pretrain\.training\.matryoshka_weights names \[32, 192\] beside .* \[64\]",
     ),
     "spreadsheet": (
         lambda c: c["ingest"]["sources"]["topics"].update(format="xlsx"),
@@ -334,6 +363,12 @@ def test_documents_alone_will_do_when_all_examples_are_synthetic(tmp_path: Path)
         content["merge"]["method"] = "uniform_soup"
 
     assert not load(tmp_path, change).ingest.has_examples
+
+
+def test_the_full_size_may_have_a_weight_among_the_prefixes(tmp_path: Path) -> None:
+    weights = {64: 0.5, 192: 1.0}
+    params = load(tmp_path, lambda c: c["finetune"]["training"].update(matryoshka_weights=weights))
+    assert params.finetune.training.matryoshka_weights == weights
 
 
 def test_a_section_cannot_be_changed(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model.losses.presets import PRESETS
 from tasks.evaluate.instructions import Instructions
+from tasks.machine.compute import Machine
+from tasks.merge.candidates import probe_settings
 from tasks.params.load import Params, load_params
+from tasks.training.contrastive import train_settings
 
 FOLDER = Path(__file__).parents[2] / "infra" / "profiles"
 PROFILES = sorted(FOLDER.glob("*.yaml"))
@@ -86,6 +90,26 @@ def test_giga_mines_for_the_retrieval_sources_of_stage_3(giga: Params) -> None:
     for variant in giga.multitask.variants.values():
         retrieval = {name for name in variant.sources if _task(giga, name) == "retrieval"}
         assert retrieval <= set(giga.mine.sources)
+
+
+@pytest.mark.parametrize(
+    ("loss", "published"), [("giga", 0.02), ("nv-embed-1", 0.02), ("nv-embed-2", 0.02)]
+)
+def test_a_loss_has_the_temperature_of_its_paper_unless_params_give_one(
+    giga: Params, loss: str, published: float
+) -> None:
+    training = giga.pretrain.training.model_copy(update={"loss": loss, "temperature": None})
+    assert train_settings(training, "fp32").temperature == published
+    own = training.model_copy(update={"temperature": 0.07})
+    assert train_settings(own, "fp32").temperature == 0.07
+
+
+def test_the_search_of_a_merge_has_the_temperature_of_its_loss_as_well(giga: Params) -> None:
+    params = giga.model_dump(by_alias=True)
+    params["multitask"]["training"] |= {"loss": "nv-embed-2", "temperature": None}
+    params["merge"]["self_positioning"]["temperature"] = None
+    machine = Machine(torch.device("cpu"), "fp32")
+    assert probe_settings(Params.model_validate(params), machine).temperature == 0.02
 
 
 def _task(params: Params, source: str) -> str:

@@ -83,6 +83,38 @@ def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(run):
     assert not re.search(r"@import|url\(|https?://", html)
 
 
+def test_all_that_it_reads_and_shows_is_declared_in_dvc_yaml(run, folder, params, monkeypatch):
+    """Else the report of another run, with other hashes, would be called up to date."""
+    stage = yaml.safe_load((PROFILE.parents[2] / "dvc.yaml").read_text("utf-8"))["stages"]["report"]
+    asked = set()
+    for name in ("exists", "open", "read_text", "read_bytes"):
+        plain = getattr(Path, name)
+
+        def noted(path, *args, plain=plain, **options):
+            asked.add(path)
+            return plain(path, *args, **options)
+
+        monkeypatch.setattr(Path, name, noted)
+    report_page(run)
+    model_card(run)
+    monkeypatch.undo()
+    read = {path.relative_to(folder) for path in asked if path.is_relative_to(folder / "artifacts")}
+    assert Path("artifacts/ingest/evaluation/manifest.json") in read
+    # times and memory differ from run to run, and stand in the page all the same
+    declared = {Path("artifacts/timings"), *map(Path, stage["deps"])}
+    assert not {path for path in read if not declared & {path, *path.parents}}
+    assert set(params.model_dump(by_alias=True)) == {
+        key for key in stage["params"] if isinstance(key, str)
+    }
+
+
+def test_a_comment_in_params_yaml_changes_no_report(run, folder):
+    before = report_page(run)
+    with (folder / "params.yaml").open("a", encoding="utf-8") as file:
+        file.write("# a remark\n")
+    assert report_page(run) == before
+
+
 def test_the_verdict_stands_before_everything_else(run):
     text = Page(report_page(run)).text
     assert "The gate lets this model pass" in text
