@@ -117,8 +117,8 @@ def work(arguments: argparse.Namespace) -> None:
     if "PREFECT_API_URL" not in os.environ:
         raise FlowError("set PREFECT_API_URL to the server that the worker belongs to")
     _check_schedule(arguments)
-    _register(arguments)
     command = _worker_command()
+    _register(arguments)
     os.execve(command[0], command, environment())  # noqa: S606 - a program of ours, no shell
 
 

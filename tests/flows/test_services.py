@@ -231,7 +231,9 @@ def test_a_worker_without_the_code_ends_a_run_at_once(toy: Toy, tmp_path: Path):
     subprocess.run(["cp", "-r", str(toy.root), str(tmp_path / "there")], check=True)
     there = Toy(tmp_path / "there", toy.api_url)
     with there.start("work", module="flows.services") as worker:
+        path = f"work_pools/{checkout_name(there.root)}/workers/filter"
         wait_until(lambda: deployment(there) is not None, 90)
+        wait_until(lambda: any(api(there, path, {})), 90)
         (tmp_path / "there").rename(tmp_path / "elsewhere")
         run = start(there)
         wait_until(lambda: state(toy, run) == "Crashed", 60)
