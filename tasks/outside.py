@@ -17,9 +17,8 @@ import fsspec
 from tasks.contract.stage import StageError, read_json, run_stage, write_json
 from tasks.params.load import Params
 from tasks.params.paths import OUTSIDE
-from tasks.store.storage import open_filesystem, storage_errors
+from tasks.store.storage import fixed_folder, matching, open_filesystem, storage_errors
 
-GLOB = re.compile(r"[*?\[]")
 UNREAD = re.compile(r"(^|/)\.|\.md$")
 """Hidden files and descriptions, which no reader opens."""
 
@@ -84,7 +83,8 @@ def require_recorded(params: Params, stage: str) -> None:
 
 def _look_at(params: Params, stage: str) -> dict[str, str]:
     endpoint_url = params.store.endpoint_url
-    return {address: fingerprint(address, endpoint_url) for address in params.outside()[stage]}
+    addresses = params.outside()[stage].values()
+    return {address: fingerprint(address, endpoint_url) for address in addresses}
 
 
 def fingerprint(address: str, endpoint_url: str | None) -> str:
@@ -97,9 +97,9 @@ def fingerprint(address: str, endpoint_url: str | None) -> str:
     """
     with storage_errors(address, endpoint_url):
         filesystem, path = open_filesystem(address, endpoint_url)
-        found = filesystem.glob(path) if GLOB.search(path) else [path]
-        files = sorted({file for each in found for file in filesystem.find(str(each))})
-        root = GLOB.split(path)[0].rpartition("/")[0] + "/"
+        found = matching(filesystem, path)
+        files = sorted({str(file) for each in found for file in filesystem.find(each)})
+        root = f"{fixed_folder(filesystem, path)}/"
         lines = [
             f"{_mark(filesystem, file)}  {file.removeprefix(root)}\n"
             for file in files

@@ -6,7 +6,6 @@ import yaml
 
 from flows.checkout.record import Git
 from flows.errors import FlowError
-from tasks.params.data import read_from_outside
 from tasks.params.load import Params, Record
 from tasks.params.paths import ARTIFACTS
 
@@ -29,9 +28,9 @@ def check_fit(root: Path, record: Record) -> None:
 def reproduction_doubts(root: Path, params: Params) -> list[str]:
     """Why another checkout may not get the data or the outputs of a version, in sentences."""
     doubts = [
-        f"{key} is {address}, outside this checkout: no other one can have the data of a version "
-        "trained on it. Put them under data/, or `dvc import-url` them beside it"
-        for key, address in read_from_outside(params.data, params.ingest).items()
+        f"{key} is {address}, outside this checkout: no other one can have a version again that "
+        "was trained on what lies there. Put it under data/, or `dvc import-url` it beside that"
+        for key, address in params.out_of_reach().items()
     ]
     moved = None if params.record.branch is None else _moved_store(Git(root), params)
     return doubts if moved is None else [*doubts, moved]

@@ -1,6 +1,5 @@
 """The files of a source or of the benchmark: path, glob or `datasets` folder, local or on S3."""
 
-import glob
 import json
 import os
 import re
@@ -14,8 +13,15 @@ import fsspec
 
 from tasks.contract.stage import StageError
 from tasks.ingest.dialects import SEEN, Dialect, is_undecoded
+from tasks.params.addresses import in_corpus
 from tasks.params.data import Source
-from tasks.store.storage import inner_path, open_filesystem, storage_errors
+from tasks.store.storage import (
+    fixed_folder,
+    inner_path,
+    matching,
+    open_filesystem,
+    storage_errors,
+)
 
 LAYOUTS = {
     ".parquet": "parquet",
@@ -29,7 +35,6 @@ NO_TABLES = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "st
 """What the hub and `datasets` put beside tables."""
 COMPRESSIONS = (".gz", ".bz2", ".xz")
 
-_GLOB = re.compile(r"[*?\[]")
 _TRAIN = re.compile(r"(^|[/_.-])train([/_.-]|$)")
 
 
@@ -74,13 +79,12 @@ def source_files(
         StageError: The path does not exist, the glob matches nothing, or a folder is given where
             the format wants a file.
     """
-    is_relative = "://" not in source.path and not source.path.startswith("/")
-    url = f"{corpus.rstrip('/')}/{source.path}" if is_relative else source.path
+    url = in_corpus(corpus, source.path)
     with storage_errors(url, endpoint_url):
         filesystem, full = open_filesystem(url, endpoint_url)
-        fixed = _fixed(filesystem, full)
-        root = PurePosixPath(str(filesystem._strip_protocol(corpus))) if is_relative else fixed
-        paths = _matching(filesystem, full, fixed)
+        paths = matching(filesystem, full)
+        above = corpus if url != source.path else str(fixed_folder(filesystem, full))
+        root = PurePosixPath(str(filesystem._strip_protocol(above)))
         if not paths:
             raise StageError(f"source {name}: nothing at {url}: correct its path")
         if source.format == "datasets":
@@ -150,28 +154,6 @@ def _location(
 def _layout(path: str) -> str | None:
     suffixes = [suffix for suffix in PurePosixPath(path).suffixes if suffix not in COMPRESSIONS]
     return LAYOUTS.get(suffixes[-1]) if suffixes else None
-
-
-def _fixed(filesystem: fsspec.AbstractFileSystem, full: str) -> PurePosixPath:
-    """The folder above the first part that is a pattern, or above the file.
-
-    A part that looks like a pattern but exists under that very name is none.
-    """
-    path = PurePosixPath(full)
-    for above in reversed(path.parents):
-        if _GLOB.search(above.name) and not filesystem.exists(str(above)):
-            return above.parent
-    return path.parent
-
-
-def _matching(filesystem: fsspec.AbstractFileSystem, full: str, fixed: PurePosixPath) -> list[str]:
-    if filesystem.exists(full):
-        return [full]
-    pattern = str(PurePosixPath(full).relative_to(fixed))
-    if not _GLOB.search(pattern):
-        return []
-    found = filesystem.glob(f"{glob.escape(str(fixed))}/{pattern}")
-    return sorted(str(path) for path in found)
 
 
 def _dataset_files(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:

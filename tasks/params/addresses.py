@@ -5,6 +5,7 @@ no message about one repeats it.
 """
 
 import os
+from pathlib import PurePath
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -74,6 +75,22 @@ def check_service(value: str) -> str:
     if not is_whole or value.split() != [value] or "?" in value or "#" in value:
         raise _fault("no address of a service; expected http(s)://host:port/path and no query")
     return value
+
+
+def is_address(value: str) -> bool:
+    """Whether a place is one of a bucket, and no path."""
+    return "://" in value
+
+
+def is_outside(value: str) -> bool:
+    """Whether a place lies where no other checkout has it: in a bucket, or beyond this folder."""
+    path = PurePath(value)
+    return is_address(value) or path.is_absolute() or ".." in path.parts
+
+
+def in_corpus(corpus: str, path: str) -> str:
+    """Address of the path of a source, which is relative to the corpus unless it is a whole one."""
+    return path if is_address(path) or path.startswith("/") else f"{corpus.rstrip('/')}/{path}"
 
 
 def _check_bucket(bucket: str) -> None:

@@ -1,7 +1,6 @@
 """Sections of the data stages: where the corpora lie, how they are read, checked and extended."""
 
 import codecs
-from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -221,19 +220,3 @@ class Synthesize(Section):
     queries_per_document: PositiveInt
     """Queries written per document."""
     seed: Seed
-
-
-def read_from_outside(data: Data, ingest: Ingest) -> dict[str, str]:
-    """Keys of params.yaml to the folders, files and buckets outside the checkout they name.
-
-    What is read there may be another thing tomorrow, and another machine may not have it, so nobody
-    can have a version again that was trained on it.
-    """
-    named = {"data.corpus": data.corpus, "data.benchmark": data.benchmark}
-    named |= {f"ingest.sources.{name}.path": source.path for name, source in ingest.sources.items()}
-    return {key: address for key, address in named.items() if _is_outside(address)}
-
-
-def _is_outside(address: str) -> bool:
-    path = PurePath(address)
-    return "://" in address or path.is_absolute() or ".." in path.parts

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from tasks.params.addresses import ADDRESS_FAULT
+from tasks.params.addresses import ADDRESS_FAULT, in_corpus, is_address, is_outside
 from tasks.params.base import Section, Task
 from tasks.params.data import Data, Ingest, Synthesize, Validate
 from tasks.params.evaluation import (
@@ -251,18 +251,37 @@ class Params(Section):
             if path.name not in names
         )
 
-    def outside(self) -> dict[str, list[str]]:
-        """What is read from where neither DVC nor git looks: stage to paths and addresses."""
-        backbone = self.backbone.source
-        is_folder = backbone.startswith("s3://") or Path(backbone).is_dir()
-        paths = [source.path for source in self.ingest.sources.values()]
+    def outside(self) -> dict[str, dict[str, str]]:
+        """What is read from where neither DVC nor git looks: stage to keys and their addresses."""
+        corpus, backbone = self.data.corpus, self.backbone.source
+        is_folder = is_address(backbone) or Path(backbone).is_dir()
         found = {
-            "ingest": [path for path in paths if "://" in path or path.startswith("/")],
-            "backbone": [backbone] if is_folder and backbone != "scratch" else [],
+            "ingest": {
+                f"ingest.sources.{name}.path": in_corpus(corpus, source.path)
+                for name, source in self.ingest.sources.items()
+                if is_outside(source.path)
+            },
+            "backbone": {"backbone.source": backbone} if is_folder else {},
         }
         for stage, training in self._trainings().items():
-            asked = [each.checkpoint for each in (training.guide, training.teacher) if each]
-            found[stage] = [path for path in asked if Path(path).is_absolute()]
+            frozen = {"guide": training.guide, "teacher": training.teacher}
+            found[stage] = {
+                f"{stage}.training.{name}.checkpoint": each.checkpoint
+                for name, each in frozen.items()
+                if each is not None and Path(each.checkpoint).is_absolute()
+            }
+        return found
+
+    def out_of_reach(self) -> dict[str, str]:
+        """Keys to the addresses outside of the checkout: no other one can have what lies there.
+
+        What is read there may be another thing tomorrow, so nobody can have a version again that
+        was trained on it.
+        """
+        shared = {"data.corpus": self.data.corpus, "data.benchmark": self.data.benchmark}
+        found = {key: address for key, address in shared.items() if is_outside(address)}
+        for named in self.outside().values():
+            found |= named
         return found
 
     def _models(self) -> list[str]:

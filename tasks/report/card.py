@@ -6,7 +6,6 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tasks.params.data import read_from_outside
 from tasks.report import numbers
 from tasks.report.page import usage_example
 from tasks.report.run import Run
@@ -43,7 +42,7 @@ def model_card(run: Run) -> str:
         stages=_stages(run),
         sources=_sources(run, ingest),
         synthesis=_synthesis(run),
-        outside=", ".join(f"`{key}`" for key in read_from_outside(params.data, params.ingest)),
+        outside=", ".join(f"`{key}`" for key in params.out_of_reach()),
         overlap_words=params.ingest.overlap_words,
         overlap=params.ingest.overlap,
         max_length_tokens=params.backbone.max_length_tokens,

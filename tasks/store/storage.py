@@ -6,7 +6,9 @@ of an S3 service other than AWS from store.endpoint_url.
 
 import contextlib
 import errno
+import glob
 import os
+import re
 import shutil
 import time
 import uuid
@@ -27,6 +29,7 @@ ATTEMPTS = 3
 ROUNDS = 2
 """How often s3fs starts the attempts again: a service that hangs is given up after 3 minutes."""
 PARTIAL = ".partial-"
+PATTERN = re.compile(r"[*?\[]")
 STALE_AFTER_S = 24 * 3600.0
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What a write fails with where nothing more fits."""
@@ -222,6 +225,30 @@ def open_filesystem(url: str, endpoint_url: str | None) -> tuple[fsspec.Abstract
     )
     filesystem.retries = ROUNDS  # pyright: ignore[reportAttributeAccessIssue]  # of s3fs
     return filesystem, path
+
+
+def fixed_folder(filesystem: fsspec.AbstractFileSystem, full: str) -> PurePosixPath:
+    """The folder above the first part that is a pattern, or above the file.
+
+    A part that looks like a pattern but exists under that very name is none.
+    """
+    path = PurePosixPath(full)
+    for above in reversed(path.parents):
+        if PATTERN.search(above.name) and not filesystem.exists(str(above)):
+            return above.parent
+    return path.parent
+
+
+def matching(filesystem: fsspec.AbstractFileSystem, full: str) -> list[str]:
+    """The file or folder of this path, or all that match its pattern; sorted, perhaps none."""
+    if filesystem.exists(full):
+        return [full]
+    fixed = fixed_folder(filesystem, full)
+    pattern = str(PurePosixPath(full).relative_to(fixed))
+    if not PATTERN.search(pattern):
+        return []
+    found = filesystem.glob(f"{glob.escape(str(fixed))}/{pattern}")
+    return sorted(str(path) for path in found)
 
 
 @contextlib.contextmanager

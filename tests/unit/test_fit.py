@@ -4,10 +4,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.checkout.fit import check_fit, reproduction_doubts
 from flows.errors import FlowError
 from tasks.params.load import Params, Record, load_params
+from tests.unit.test_outside import GUIDE
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
 KEPT = Record(branch="retrained", remote=None)
@@ -66,6 +68,27 @@ def test_data_outside_the_checkout_are_doubted(checkout: Path, address: str) -> 
     assert reproduction_doubts(checkout, load_params(PROFILE)) == []
     [doubt] = reproduction_doubts(checkout, params_with(data={"corpus": address}))
     assert f"data.corpus is {address}, outside this checkout" in doubt
+
+
+@pytest.mark.parametrize("path", ["/mnt/texts.csv", "../texts.csv", "s3://bucket/texts.csv"])
+def test_so_is_a_single_source(checkout: Path, path: str) -> None:
+    content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
+    content["ingest"]["sources"]["titles"]["path"] = path
+    [doubt] = reproduction_doubts(checkout, Params.model_validate(content))
+    assert doubt.startswith("ingest.sources.titles.path is ")
+
+
+def test_so_are_weights(checkout: Path, tmp_path: Path) -> None:
+    """A folder without its revision, and a guide; the id of a hub is none of them."""
+    content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
+    content["backbone"] |= {"source": str(tmp_path), "scratch": None}
+    content["finetune"]["training"]["guide"] = GUIDE | {"checkpoint": f"{tmp_path}/guide"}
+    doubts = reproduction_doubts(checkout, Params.model_validate(content))
+    assert [doubt.split()[0] for doubt in doubts] == [
+        "backbone.source", "finetune.training.guide.checkpoint",
+    ]  # fmt: skip
+    content["backbone"]["source"] = "owner/decoder"
+    assert len(reproduction_doubts(checkout, Params.model_validate(content))) == 1
 
 
 def test_a_moved_store_is_doubted(checkout: Path) -> None:

@@ -123,3 +123,20 @@ def test_every_stage_that_reads_outside_names_its_key_in_dvc_yaml() -> None:
                 named[name] = each["outside.json"]
     assert named == {name: [name] for name in STAGES}
     assert load_params(SAMPLE).outside().keys() == STAGES
+
+
+def test_a_path_with_brackets_is_the_file_of_that_name(elsewhere: Path) -> None:
+    (elsewhere / "tables [1].jsonl").write_text("first")
+    first = fingerprint(f"{elsewhere}/tables [1].jsonl", None)
+    (elsewhere / "tables [1].jsonl").write_text("second")
+    assert fingerprint(f"{elsewhere}/tables [1].jsonl", None) != first
+
+
+def test_a_source_above_the_corpus_is_outside(elsewhere: Path) -> None:
+    content: dict[str, Any] = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    Path("data/train").mkdir(parents=True)
+    content["ingest"]["sources"]["titles"]["path"] = "../../../elsewhere/tables/*.jsonl"
+    params = Params.model_validate(content)
+    refresh(params)
+    [found] = read_json(Path("outside.json"))["ingest"].items()
+    assert found[0] == f"{params.data.corpus}/../../../elsewhere/tables/*.jsonl"
