@@ -68,7 +68,7 @@ def plan_of(
 
 
 def texts_of(encoder: Encoder, batch: Batch) -> list[str]:
-    return [encoder.tokenizer.decode(item.ids) for item in batch.items]
+    return [encoder.tokenizer.decode(item.ids, skip_special_tokens=True) for item in batch.items]
 
 
 ROWS: list[tuple[str, list[str], list[str]]] = [

@@ -97,7 +97,7 @@ def test_every_row_of_a_mixed_batch_has_the_prompt_of_its_source(
     for part in step.sub_batches:
         for row, item in zip(part.row_ids, part.items, strict=False):
             name, number = row.split("-")
-            text = pico_encoder.tokenizer.decode(item.ids)
+            text = pico_encoder.tokenizer.decode(item.ids, skip_special_tokens=True)
             assert text == f"{name}: {name} вопрос {number}"
             assert item.prompt_tokens > 0
 
@@ -113,7 +113,9 @@ def test_documents_of_a_mixed_batch_keep_their_owners(
         assert len(part.texts.documents) == len(part.texts.owners) == len(part.items) - rows
         for item, owner in zip(part.items[2 * rows :], part.texts.owners[rows:], strict=True):
             name, number = part.row_ids[owner].split("-")
-            assert pico_encoder.tokenizer.decode(item.ids).startswith(f"{name} мимо {number} ")
+            assert pico_encoder.tokenizer.decode(item.ids, skip_special_tokens=True).startswith(
+                f"{name} мимо {number} "
+            )
             seen += 1
     assert seen > 10
 
@@ -131,7 +133,7 @@ def test_a_positive_shared_by_rows_of_two_sources_is_no_negative(
         for one, row in enumerate(part.row_ids):
             for other, text in enumerate(part.items[part.num_queries : 2 * part.num_queries]):
                 shared = f"ответ {int(row.split('-')[1]) % 5}"
-                if pico_encoder.tokenizer.decode(text.ids) == shared:
+                if pico_encoder.tokenizer.decode(text.ids, skip_special_tokens=True) == shared:
                     assert not allowed["other_positives"][one, other]
                     checked += source_name(row) != source_name(part.row_ids[other])
     assert checked > 0, "the premise: some were of two sources"
@@ -222,7 +224,9 @@ def test_scores_and_plain_texts_of_a_mixed_batch_stay_with_their_items(
     ):
         rows = part.num_queries
         for item, (prompt, text) in zip(part.items, part.plain_texts, strict=True):
-            assert pico_encoder.tokenizer.decode(item.ids) == prompt + text
+            assert (
+                pico_encoder.tokenizer.decode(item.ids, skip_special_tokens=True) == prompt + text
+            )
         documents = [text for _, text in part.plain_texts[rows:]]
         scores = part.teacher_scores.tolist()
         for owner, text, score in zip(part.texts.owners, documents, scores, strict=True):

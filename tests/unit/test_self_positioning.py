@@ -245,4 +245,4 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(pico_encoder: Encoder,
         Probe(pico_encoder, [source("a", "retrieval")], settings).backward(0)
         gradients.append([p.grad.clone() for p in pico_encoder.backbone.parameters()])
     for whole, parts in zip(*gradients, strict=True):
-        assert torch.allclose(whole, parts, atol=1e-5)
+        assert torch.linalg.norm(whole - parts) <= 1e-5 * torch.linalg.norm(whole)

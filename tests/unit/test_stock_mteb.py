@@ -86,6 +86,7 @@ def test_stock_mteb_gives_the_score_of_the_card(
     rung = open_rung(
         tmp_path / "named",
         Machine(torch.device("cpu"), "fp32"),
+        attn_implementation="sdpa",
         batch_tokens=500,
         max_length_tokens=64,
     )
