@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -20,6 +21,9 @@ from tasks.contract.stage import StageError
 from tasks.params.load import Compute
 
 WAIT_S = 60
+POLL_S = 0.5
+GRACE_S = 10.0
+"""How long this process has to see by itself that another failed, as it does with gloo."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +43,10 @@ def joined_team(compute: Compute, device: torch.device) -> Iterator[tuple[Team, 
     device = _own_device(device, size)
     others = [] if started_by_torchrun else _start_others(size)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield Team(), device
-        _wait_for(others, size)
+        with _watched(others):
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            yield Team(), device
+            _wait_for(others, size)
     except RuntimeError as error:
         if any(other.poll() not in {None, 0} for other in others):
             raise StageError(f"a process of this training died: {error}") from error
@@ -66,6 +71,33 @@ def _own_device(device: torch.device, size: int) -> torch.device:
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(own)
     return own
+
+
+@contextlib.contextmanager
+def _watched(others: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """End this process when another has failed, even where it waits for that one in a collective.
+
+    Weights that are shared have collectives inside every pass, so a process that runs out of memory
+    there can agree on nothing with the rest (`Team.together`), and NCCL waits for minutes.
+    """
+    ended = threading.Event()
+    watch = threading.Thread(target=_end_with, args=(others, ended), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watch.join()
+
+
+def _end_with(others: list[subprocess.Popen[bytes]], ended: threading.Event) -> None:
+    while not ended.wait(POLL_S):
+        if all(other.poll() in {None, 0} for other in others) or ended.wait(GRACE_S):
+            continue
+        logger.error("a process of this training failed, see above; the others end with it")
+        for other in others:
+            other.kill()
+        os._exit(1)  # the main thread is in nobody's reach
 
 
 def _wait_for(others: list[subprocess.Popen[bytes]], size: int) -> None:

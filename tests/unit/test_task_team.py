@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -108,6 +110,13 @@ def test_when_one_process_is_killed_none_is_left(
     while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the other process lives on"
     assert not (tmp_path / "artifacts" / "pretrain").exists()
+
+
+def test_a_process_that_waits_for_one_that_failed_ends_too() -> None:
+    command = [sys.executable, "-m", "tests.unit.stuck_team"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 1
+    assert "a process of this training failed, see above; the others end with it" in done.stderr
 
 
 def test_more_processes_than_gpus_are_refused(
