@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from model import checkpoint
 from model.backbone import scratch
 from model.backbone.attention_temperature import temper_attention
-from model.backbone.decoder import save_and_prove
+from model.backbone.decoder import named_as_unfit, save_and_prove
 from model.backbone.rope import require_length, scale_rope
 from model.backbone.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.backbone.source import load_decoder
@@ -62,22 +62,23 @@ def body(params: Params) -> None:
                 (decoder, tokenizer), curve = _train(settings, machine, checkpoints)
             else:
                 decoder, tokenizer = _load(settings, params.store.endpoint_url)
-            _adapt(decoder, settings)
-            encoder = Encoder(
-                decoder,
-                tokenizer,
-                _pooling(settings),
-                max_length_tokens=settings.max_length_tokens,
-                prompts=_prompts(params.prompts),
-            )
-            proof = save_and_prove(
-                encoder,
-                folder / "model",
-                settings.attention,
-                device=machine.device,
-                attn_implementation=settings.attn_implementation,
-                precision=machine.precision,
-            )
+            with named_as_unfit(decoder):
+                _adapt(decoder, settings)
+                encoder = Encoder(
+                    decoder,
+                    tokenizer,
+                    _pooling(settings),
+                    max_length_tokens=settings.max_length_tokens,
+                    prompts=_prompts(params.prompts),
+                )
+                proof = save_and_prove(
+                    encoder,
+                    folder / "model",
+                    settings.attention,
+                    device=machine.device,
+                    attn_implementation=settings.attn_implementation,
+                    precision=machine.precision,
+                )
         except ValueError as error:
             raise StageError(str(error)) from error
         write_json(folder / "proof.json", proof)

@@ -2,7 +2,7 @@
 
 import logging
 
-from model.backbone.decoder import save_and_prove
+from model.backbone.decoder import named_as_unfit, save_and_prove
 from model.encoder.encoder import Encoder
 from model.encoder.tokenization import TokenizedText
 from model.pruning import (
@@ -41,20 +41,21 @@ def body(params: Params) -> None:
                 device=machine.device,
                 attn_implementation=params.backbone.attn_implementation,
             )
-            before = count_blocks(encoder.backbone)
-            count = blocks_to_remove(before, settings.fraction)
-            distances = _measure(encoder, settings, count)
-            removed = choose_blocks(settings.method, distances, count)
-            logger.info("removing blocks %s of %d by %s", removed, before, settings.method)
-            prune_encoder(encoder, removed)
-            proof = save_and_prove(
-                encoder,
-                folder / "model",
-                params.backbone.attention,
-                device=machine.device,
-                attn_implementation=params.backbone.attn_implementation,
-                precision=machine.precision,
-            )
+            with named_as_unfit(encoder.backbone):
+                before = count_blocks(encoder.backbone)
+                count = blocks_to_remove(before, settings.fraction)
+                distances = _measure(encoder, settings, count)
+                removed = choose_blocks(settings.method, distances, count)
+                logger.info("removing blocks %s of %d by %s", removed, before, settings.method)
+                prune_encoder(encoder, removed)
+                proof = save_and_prove(
+                    encoder,
+                    folder / "model",
+                    params.backbone.attention,
+                    device=machine.device,
+                    attn_implementation=params.backbone.attn_implementation,
+                    precision=machine.precision,
+                )
         except ValueError as error:
             raise StageError(str(error)) from error
         write_json(folder / "proof.json", proof)

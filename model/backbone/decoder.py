@@ -9,6 +9,7 @@ Shape letters: B = texts, T = tokens, D = hidden size.
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,29 @@ MAX_PADDING_CHANGE_BF16 = 3e-2
 """The same with kernels that work in bfloat16."""
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def named_as_unfit(decoder: PreTrainedModel) -> Iterator[None]:
+    """Let what the code of a type of decoder raises name the type; its trace is logged.
+
+    transformers holds some two hundred types, each with code of its own.
+
+    Raises:
+        ValueError: Something else than memory or a refusal in words ended the block.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        logger.exception("in the code of %s", type(decoder).__name__)
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{type(decoder).__name__} ({decoder.config.model_type}) fails as an encoder, in code "
+            f"that is quoted above ({type(error).__name__}: {first_line}): take another decoder, "
+            "backbone.attn_implementation or attention; where pruning fails, prune.fraction 0"
+        ) from error
 
 
 def implementations_of(decoder: PreTrainedModel, configured: str) -> list[str]:

@@ -16,6 +16,7 @@ from tasks.params.load import SLERP_VARIANTS, Params
 from tasks.params.paths import ARTIFACTS, CORPORA
 from tasks.store.registry import fingerprint_folder
 from tasks.training.contrastive import ContrastiveStage, load_sources
+from tasks.training.corpus import remove_corpora
 
 SOUP, SLERP, SELF_POSITIONING = "uniform_soup", "slerp", "self_positioning"
 VARIANT = "multitask-"
@@ -50,7 +51,7 @@ def merge(params: Params) -> None:
         metrics["method"] = params.merge.method
         metrics["fingerprint"] = fingerprint_folder(folder / "model")
         write_json(folder / "metrics.json", metrics)
-    shutil.rmtree(CORPORA / STAGE, ignore_errors=True)
+    remove_corpora(CORPORA)  # the last that reads them
     logger.info("merged model: %s", metrics["chosen"])
 
 

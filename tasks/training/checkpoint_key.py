@@ -30,7 +30,7 @@ def checkpoint_key(settings: dict[str, Any], inputs: list[Path]) -> str:
         "settings": settings,
         "versions": [platform.python_version(), torch.__version__, transformers.__version__],
         "code": _imported_code(),
-        "inputs": {str(folder): _folder_hashes(folder) for folder in inputs},
+        "inputs": {str(folder): folder_hashes(folder) for folder in inputs},
     }
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -47,7 +47,8 @@ def _imported_code() -> dict[str, str]:
     }
 
 
-def _folder_hashes(folder: Path) -> dict[str, str]:
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Hash of each file; of a table folder its manifest, which holds those of the shards."""
     manifest = folder / MANIFEST
     files = [manifest] if manifest.exists() else sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): _sha256(path) for path in files if path.is_file()}

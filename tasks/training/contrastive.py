@@ -27,7 +27,7 @@ from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS, CHECKPOINTS, CORPORA, MICRO_BATCHES
 from tasks.params.training import Prompts, Training
 from tasks.training.checkpoint_key import checkpoint_key
-from tasks.training.corpus import open_corpus, spool_corpus
+from tasks.training.corpus import Tables, open_corpus
 from tasks.training.frozen import frozen_folders, load_frozen
 from tasks.training.settings import train_settings
 from tasks.training.team import joined_team
@@ -75,7 +75,7 @@ def run_training(params: Params, stage: ContrastiveStage) -> None:
 
 def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine) -> None:
     if team.leads:
-        _spool(stage)
+        _open_corpus(stage)  # written once, by one process
     team.wait()
     sources = load_sources(params.prompts, stage)
     settings = train_settings(
@@ -120,7 +120,6 @@ def _train(params: Params, stage: ContrastiveStage, team: Team, machine: Machine
         write_json(folder / "metrics.json", metrics | _facts(encoder, sources, machine))
     # checkpoints of other settings were abandoned when this training was begun
     shutil.rmtree(CHECKPOINTS / stage.name)
-    shutil.rmtree(CORPORA / stage.name)
 
 
 def _save(encoder: Encoder, folder: Path, attn_implementation: str) -> None:
@@ -141,7 +140,7 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
     Raises:
         StageError: A source has fewer than two rows, or rows its task cannot learn from.
     """
-    tables, present = open_corpus(_spool(stage))
+    tables, present = _open_corpus(stage)
     sources: list[TrainingSource] = []
     for name, weight in stage.weights.items():
         by_task = tables.get(name, {})
@@ -207,11 +206,12 @@ def warn_about_idle_rows(sources: list[TrainingSource], training: Training) -> N
             )
 
 
-def _spool(stage: ContrastiveStage) -> Path:
-    """Folder of the examples of the stage as files that can be mapped."""
-    examples = [INGESTED, *([SYNTHESIZED] if SYNTHETIC in stage.weights else [])]
-    mined = MINED if stage.is_mined else None
-    return spool_corpus(CORPORA / stage.name, list(stage.weights), examples, mined)
+def _open_corpus(stage: ContrastiveStage) -> tuple[Tables, list[str]]:
+    """The tables of the sources of the stage, and the names of all sources that have rows."""
+    # written queries are among the files of every stage, so that all share them
+    asks = SYNTHETIC in stage.weights or SYNTHESIZED.exists()
+    examples = [INGESTED, *([SYNTHESIZED] if asks else [])]
+    return open_corpus(CORPORA, stage.weights, examples, MINED if stage.is_mined else None)
 
 
 def _fault(source: TrainingSource, training: Training) -> str | None:

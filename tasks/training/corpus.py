@@ -1,11 +1,15 @@
-"""The examples of a training as memory-mapped tables, one per source and task.
+"""The examples of all trainings as memory-mapped tables, one per source and task.
 
 Parquet has no way to a single row, so the shards are copied once, one at a time, into Arrow files
 that the operating system maps: a corpus takes disk, and memory only for the shard in hand.
 """
 
+import fcntl
+import glob
+import hashlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from model.training.data.groups import string_hashes
 from model.writing import writing
 from tasks.contract.records import EXAMPLE_SCHEMA, read_shards
 from tasks.contract.stage import atomic_folder, read_json, write_json
-from tasks.training.checkpoint_key import checkpoint_key
+from tasks.training.checkpoint_key import folder_hashes
 
 KEPT = [
     *("id", "query", "positives", "positive_scores", "negatives", "negative_scores"),
@@ -25,51 +29,87 @@ KEPT = [
 ]
 COLUMNS = ["task", "source", *KEPT]
 SOURCES = "sources.json"
-"""Names of all sources that have examples, those that were not asked for too."""
+"""Names of all sources that have examples."""
+LOCK = "lock"
 
 Tables = dict[str, dict[str, pa.Table]]
 """Source, then task, to its rows."""
 
 
-def spool_corpus(corpora: Path, names: list[str], examples: list[Path], mined: Path | None) -> Path:
-    """Write the rows of these sources as Arrow files, unless an earlier run has; their folder.
+def open_corpus(
+    corpora: Path, names: Iterable[str], examples: list[Path], mined: Path | None
+) -> tuple[Tables, list[str]]:
+    """Tables of these sources, mapped, and the names of all sources that have rows.
+
+    The files are written once for all trainings of the same examples, and others are removed; what
+    another process has mapped of those stays with it.
 
     Args:
-        corpora: Where corpora of this stage are kept; others than the one asked for are removed.
-        names: Sources to be kept.
+        corpora: Where the files are kept.
+        names: Sources that are wanted.
         examples: Table folders with EXAMPLE_SCHEMA.
         mined: Table folder whose rows replace those of equal id; None replaces nothing. Rows of an
             id that is nowhere in `examples` are left out.
     """
-    inputs = [*examples, *([] if mined is None else [mined])]
-    target = corpora / checkpoint_key({"sources": sorted(names)}, inputs)
-    if target.exists():
-        return target
-    if corpora.exists():
-        shutil.rmtree(corpora)
+    with _alone(corpora):
+        folder = corpora / _key([*examples, *([] if mined is None else [mined])])
+        if not folder.exists():
+            _remove_all(corpora)
+            _write(folder, examples, mined)
+        present = read_json(folder / SOURCES)
+        return {name: _mapped(folder, name) for name in names if name in present}, present
+
+
+def remove_corpora(corpora: Path) -> None:
+    """Free the disk; trainings that have mapped something go on with it."""
+    with _alone(corpora):
+        _remove_all(corpora)
+
+
+@contextmanager
+def _alone(corpora: Path) -> Iterator[None]:
+    """Hold the folder while files are looked for, written and mapped."""
+    corpora.mkdir(parents=True, exist_ok=True)
+    with (corpora / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_all(corpora: Path) -> None:
+    for path in corpora.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def _key(inputs: list[Path]) -> str:
+    """Equal for equal examples, written by the same code."""
+    content = {"code": Path(__file__).read_text(encoding="utf-8"), "arrow": pa.__version__}
+    content |= {str(folder): folder_hashes(folder) for folder in inputs}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(target: Path, examples: list[Path], mined: Path | None) -> None:
     with atomic_folder(target) as folder, ExitStack() as open_files:
-        spool = _Spool(folder, names, open_files)
+        spool = _Spool(folder, open_files)
         for rows in _replaced(examples, mined):
             spool.append(rows)
         write_json(folder / SOURCES, sorted(spool.present))
-    return target
 
 
-def open_corpus(folder: Path) -> tuple[Tables, list[str]]:
-    """The tables of a folder of `spool_corpus`, mapped, and the names of all known sources."""
-    tables: Tables = {}
-    for path in sorted(folder.glob("*.arrow")):
-        source, _, task = path.stem.rpartition(".")
-        tables.setdefault(source, {})[task] = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    return tables, read_json(folder / SOURCES)
+def _mapped(folder: Path, source: str) -> dict[str, pa.Table]:
+    return {
+        path.stem.removeprefix(f"{source}."): pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        for path in sorted(folder.glob(f"{glob.escape(source)}.*.arrow"))
+        if path.stem.rpartition(".")[0] == source
+    }
 
 
 class _Spool:
     """One open Arrow file per source and task."""
 
-    def __init__(self, folder: Path, names: list[str], open_files: ExitStack) -> None:
+    def __init__(self, folder: Path, open_files: ExitStack) -> None:
         self._folder = folder
-        self._names = names
         self._open_files = open_files
         self._writers: dict[Path, pa.ipc.RecordBatchFileWriter] = {}
         self.present: set[str] = set()
@@ -80,8 +120,6 @@ class _Spool:
         for kind in found:
             source, task = kind["source"], kind["task"]
             self.present.add(source)
-            if source not in self._names:
-                continue
             is_own = (pc.field("source") == source) & (pc.field("task") == task)
             own = rows if len(found) == 1 else rows.filter(is_own)
             # one chunk a shard: a training looks rows up chunk by chunk

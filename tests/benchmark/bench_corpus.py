@@ -27,7 +27,7 @@ from model.training.data.batches import BatchPlan, prepare_orders, rows_folder
 from model.training.devices.team import Team
 from model.training.settings import TrainingSource, TrainSettings
 from tasks.contract.records import EXAMPLE_SCHEMA, write_table
-from tasks.training.corpus import open_corpus, spool_corpus
+from tasks.training.corpus import open_corpus
 
 SHARD_ROWS = 100_000
 TEXTS = 5000
@@ -124,8 +124,8 @@ def measure(folder: Path, pairs: int, batch_size: int, steps: int) -> None:
     logger.info("before anything is read %16s %9d MB", "", anonymous_mb())
     examples = sorted(folder.glob("examples-*"))
     with phase("spool to Arrow files"):
-        corpus = spool_corpus(folder / "corpora", ["pairs"], examples, None)
-    table = open_corpus(corpus)[0]["pairs"]["retrieval"]
+        tables, _ = open_corpus(folder / "corpora", ["pairs"], examples, None)
+    table = tables["pairs"]["retrieval"]
     assert table.num_rows == pairs
     source = TrainingSource("pairs", "retrieval", "вопрос: ", "", table, 1.0)
     with phase("groups and first order"):

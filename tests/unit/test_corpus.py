@@ -1,7 +1,7 @@
 """The corpus of a training: memory-mapped, complete, and kept exactly as long as it is right."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +9,7 @@ import pytest
 
 from tasks.contract.records import EXAMPLE_SCHEMA, read_table, write_table
 from tasks.contract.stage import StageError
-from tasks.training.corpus import KEPT, open_corpus, spool_corpus
+from tasks.training.corpus import KEPT, Tables, open_corpus, remove_corpora
 
 
 def examples(source: str, task: str, rows: range, note: str = "") -> pa.Table:
@@ -70,10 +70,9 @@ def test_each_source_and_task_has_the_rows_it_has_in_memory(
 ) -> None:
     names = ["a", "b.1", "synthetic"]
     mined = tables["mined"] if is_mined else None
-    folder = spool_corpus(
+    found, present = open_corpus(
         tmp_path / "corpora", names, [tables["examples"], tables["synthetic"]], mined
     )
-    found, present = open_corpus(folder)
     expected = plain_corpus(tables, is_mined=is_mined)
     assert present == sorted(expected["source"].unique().to_pylist())
     assert {name: list(by_task) for name, by_task in found.items()} == {
@@ -88,43 +87,66 @@ def test_each_source_and_task_has_the_rows_it_has_in_memory(
 
 
 def test_mapped_rows_take_no_memory_of_arrow(tables: dict[str, Path], tmp_path: Path) -> None:
-    folder = spool_corpus(tmp_path / "corpora", ["a"], [tables["examples"]], None)
+    wanted = (tmp_path / "corpora", ["a"], [tables["examples"]], None)
+    open_corpus(*wanted)
     pool = pa.proxy_memory_pool(pa.default_memory_pool())  # counts none of what others free
     before = pa.default_memory_pool()
     pa.set_memory_pool(pool)
     try:
-        found, _ = open_corpus(folder)
+        found, _ = open_corpus(*wanted)
         assert found["a"]["retrieval"].num_rows == 10
         assert pool.bytes_allocated() == 0
     finally:
         pa.set_memory_pool(before)
 
 
-def test_a_corpus_is_written_once_and_gives_way_to_another(
+def folders(corpora: Path) -> list[Path]:
+    return [path for path in corpora.iterdir() if path.is_dir()]
+
+
+def test_a_corpus_is_written_once_for_all_and_gives_way_to_another(
     tables: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpora = tmp_path / "corpora"
+    corpora, seen = tmp_path / "corpora", []
 
-    def spool(**changes: Any) -> Path:
-        values = {"names": ["a"], "examples": [tables["examples"]], "mined": None} | changes
-        return spool_corpus(corpora, **values)
+    def opened(names: list[str], mined: Path | None = None) -> Tables:
+        found, _ = open_corpus(corpora, names, [tables["examples"]], mined)
+        [folder] = folders(corpora)
+        seen.append(folder)
+        return found
 
-    first = spool()
+    first = opened(["a"])["a"]["retrieval"]
+    rows = first.to_pylist()
     with monkeypatch.context() as patch:
         patch.setattr("tasks.training.corpus.read_shards", None)
-        assert spool() == first
-    others = [spool(names=["a", "c"]), spool(mined=tables["mined"])]
+        assert list(opened(["c"])) == ["c"], "one training wants these sources and another those"
+    assert seen[0] == seen[1]
+    opened(["a"], tables["mined"])
     for path in tables["examples"].iterdir():
         path.unlink()
     write_table(examples("a", "retrieval", range(3)), tables["examples"])
-    others.append(spool())
-    assert len({first, *others}) == 4
-    assert list(corpora.iterdir()) == [others[-1]], "earlier ones are gone"
+    opened(["a"])
+    assert len({*seen}) == 3
+    assert first.to_pylist() == rows, "what a training has mapped stays with it"
+    remove_corpora(corpora)
+    assert folders(corpora) == []
+
+
+def test_two_trainings_that_begin_at_once_share_one(
+    tables: dict[str, Path], tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        begun = [
+            pool.submit(open_corpus, tmp_path / "corpora", [name], [tables["examples"]], None)
+            for name in ("a", "c", "a", "c")
+        ]
+    assert [list(each.result()[0]) for each in begun] == [["a"], ["c"], ["a"], ["c"]]
+    assert len(folders(tmp_path / "corpora")) == 1
 
 
 def test_a_broken_shard_leaves_no_corpus(tables: dict[str, Path], tmp_path: Path) -> None:
     last = max(tables["examples"].glob("*.parquet"))
     last.write_bytes(last.read_bytes()[:-10])
     with pytest.raises(StageError, match=r"part-00003.parquet is truncated or altered"):
-        spool_corpus(tmp_path / "corpora", ["a"], [tables["examples"]], None)
-    assert list((tmp_path / "corpora").iterdir()) == []
+        open_corpus(tmp_path / "corpora", ["a"], [tables["examples"]], None)
+    assert folders(tmp_path / "corpora") == []

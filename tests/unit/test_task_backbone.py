@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from transformers import AutoTokenizer, MptConfig, MptModel
 
 import tasks.backbone
 import tasks.prune
@@ -215,6 +216,20 @@ def test_a_revision_of_a_folder_is_refused(params: Params, pico_folder: Path) ->
 def test_a_source_that_does_not_exist_leaves_nothing(params: Params) -> None:
     with pytest.raises(StageError, match="there is no such folder"):
         tasks.backbone.body(with_backbone(params, source="./missing", **LOADED))
+    assert not (ARTIFACTS / "backbone").exists()
+
+
+def test_a_type_whose_own_code_fails_is_named(
+    params: Params, pico_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(pico_folder)
+    config = MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=len(tokenizer))
+    for part in (MptModel(config), tokenizer):
+        part.save_pretrained(tmp_path / "mpt")
+    changes = LOADED | {"source": str(tmp_path / "mpt"), "attn_implementation": "eager"}
+    with pytest.raises(StageError, match=r"MptModel \(mpt\) fails as an encoder, .*take another"):
+        tasks.backbone.body(with_backbone(params, **changes))
+    assert "Traceback" in caplog.text
     assert not (ARTIFACTS / "backbone").exists()
 
 
