@@ -72,9 +72,21 @@ def login_hint() -> str:
     """How to log in to the server of this checkout, without the password itself."""
     if not os.environ.get(SERVER_AUTH):
         return "it asks for no password"
-    if AUTH_FILE.exists() and AUTH_FILE.read_text(encoding="utf-8") == os.environ[SERVER_AUTH]:
-        return f"it asks for what stands in {AUTH_FILE}"
-    return f"it asks for what {SERVER_AUTH} says"
+    source = f"{AUTH_FILE} holds" if _is_own_auth() else f"{SERVER_AUTH} holds"
+    return f"one box, which takes `name:password` as {source} it"
+
+
+def client_auth() -> str:
+    """The word of a shell line that gives a client the password; empty where none is asked for."""
+    if not os.environ.get(SERVER_AUTH):
+        return ""
+    source = f"$(cat {AUTH_FILE})" if _is_own_auth() else f"${SERVER_AUTH}"
+    return f'{CLIENT_AUTH}="{source}"'
+
+
+def _is_own_auth() -> bool:
+    text = AUTH_FILE.read_text(encoding="utf-8") if AUTH_FILE.exists() else None
+    return text == os.environ[SERVER_AUTH]
 
 
 def read_settings(path: Path) -> dict[str, str]:
