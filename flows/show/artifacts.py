@@ -15,7 +15,14 @@ from flows import pages
 from flows.plan.dag import Stage
 from flows.plan.schedule import Outcome
 from flows.results import read_data_flow, read_decision, read_ladder
-from flows.show.tables import champion_row, data_flow_rows, gate_text, ladder_rows, stage_rows
+from flows.show.tables import (
+    champion_row,
+    data_flow_rows,
+    gate_text,
+    ladder_rows,
+    markdown_table,
+    stage_rows,
+)
 from tasks.params.paths import DATA_DOCS, REPORT
 
 
@@ -77,9 +84,14 @@ def show_forecast(rows: list[dict[str, Any]], text: str) -> None:
 
 
 def show_history(rows: list[dict[str, Any]]) -> None:
-    """Create the table of the last retrainings, as it is at the end of this one."""
-    create_table_artifact(
-        key="retrainings", table=rows, description="The last retrainings of this checkout"
+    """Create the table of the last retrainings, as it is at the end of this one.
+
+    As markdown: a table artifact cuts long cells off, and the result says why a run failed.
+    """
+    create_markdown_artifact(
+        key="retrainings",
+        markdown=markdown_table(rows),
+        description="The last retrainings of this checkout",
     )
 
 

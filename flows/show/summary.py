@@ -10,10 +10,10 @@ from rich.table import Table
 from flows.pages import address_of
 from flows.plan.schedule import Outcome
 from flows.results import read_ladder, read_published
+from flows.server.server import OPEN_COMMAND
 from flows.show.tables import ladder_rows, stage_rows
 from tasks.params.paths import REPORT
 
-OPEN_COMMAND = "python -m flows.ui"
 FINAL_MODEL = Path("artifacts/merge/model")
 
 
