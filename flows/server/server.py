@@ -160,11 +160,16 @@ def running_server() -> str | None:
 def is_up(api_url: str) -> bool:
     """Whether a Prefect API answers here; this machine itself is asked without a proxy."""
     try:
-        proxies = not _is_loopback(urlsplit(api_url).hostname or "")
+        proxies = needs_proxies(api_url)
         answer = httpx.get(f"{api_url}/health", timeout=ANSWER_WAIT_S, trust_env=proxies)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
     return answer.status_code == http.HTTPStatus.OK
+
+
+def needs_proxies(address: str) -> bool:
+    """Whether the proxies of the environment stand before an address: not before this machine."""
+    return not _is_loopback(urlsplit(address).hostname or "")
 
 
 def free_port() -> int:
