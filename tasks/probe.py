@@ -134,7 +134,7 @@ def llm(params: Params) -> Iterator[tuple[Level, str]]:
     key = os.environ.get(API_KEY_VARIABLE, "")
     address = f"{endpoint.base_url.rstrip('/')}/models"
     try:
-        headers = {"Authorization": f"Bearer {key}"}
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         answer = httpx.get(address, headers=headers, timeout=ANSWER_WAIT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         yield "error", f"cannot reach {endpoint.base_url} ({error}): check synthesize.endpoint"
