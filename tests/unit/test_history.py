@@ -54,9 +54,8 @@ def test_a_run_of_one_stage_has_no_mean_and_publishes_nothing() -> None:
 
 
 def test_a_failed_run_keeps_its_cause(params: Params) -> None:
-    error = (
-        "merge failed with status 255; its last lines:\nERROR toy: no room\nERROR: failed to repr"
-    )
+    lines = ["ERROR toy: no room", "ERROR: failed to reproduce 'merge'"]
+    error = "\n".join(["merge failed with status 255; its last lines:", *lines])
     found = history.describe(BEGAN, 1.0, [], error)
     assert found.result == "failed: merge failed with status 255: ERROR toy: no room"
     assert found.ran is None, "which stages ran is not known here"
