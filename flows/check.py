@@ -14,14 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 
 from flows.checkout.fit import check_fit, reproduction_doubts
@@ -31,7 +30,8 @@ from flows.errors import FlowError
 from flows.plan.dag import changed, check_data
 from flows.processes.process import environment
 from flows.server.database import check_database
-from flows.server.server import running_server
+from flows.server.server import needs_proxies, running_server
+from flows.settings import CLIENT_AUTH, use_settings
 from flows.show.notify import ADDRESSES, read_addresses
 from tasks.params.load import ParamsError, load_params
 
@@ -56,6 +56,7 @@ class Finding:
 
 def main() -> None:
     """Print every finding; exit 1 if one of them would stop a run."""
+    use_settings()
     console = Console(soft_wrap=True, highlight=False)
     worst = 0
     for finding in findings():
@@ -167,12 +168,13 @@ def server() -> Iterator[tuple[str, str]]:
     ours = importlib.metadata.version("prefect")
     try:
         theirs = _ask(address, "admin/version")
-    except urllib.error.HTTPError as error:
-        if error.code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
+    except httpx.HTTPStatusError as error:
+        code = error.response.status_code
+        if code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
             yield "error", f"{address} refuses: set PREFECT_API_AUTH_STRING to user:password"
         else:
-            yield "error", f"{address} answers HTTP {error.code}: is it a Prefect server's /api?"
-    except (OSError, ValueError) as error:
+            yield "error", f"{address} answers HTTP {code}: is it a Prefect server's /api?"
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         yield "error", f"cannot reach {address} ({error}): start it, or unset PREFECT_API_URL"
     else:
         if theirs == ours:
@@ -191,12 +193,13 @@ def workers() -> Iterator[tuple[str, str]]:
     try:
         pool = checkout_name(Path.cwd())
         found = _ask(address, f"work_pools/{pool}/workers/filter", {}) if address else []
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.NOT_FOUND:
-            yield "warning", f"not known, the server answers HTTP {error.code}"
+    except httpx.HTTPStatusError as error:
+        code = error.response.status_code
+        if code != http.HTTPStatus.NOT_FOUND:
+            yield "warning", f"not known, the server answers HTTP {code}"
             return
         found = []  # there is no pool
-    except (OSError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         yield "warning", f"not known, the server does not answer ({error})"
         return
     own = f"{socket.gethostname()}:"
@@ -214,15 +217,18 @@ def workers() -> Iterator[tuple[str, str]]:
 
 def _ask(address: str, path: str, body: dict[str, object] | None = None) -> Any:  # noqa: ANN401 - any JSON value
     """What the server answers."""
-    request = urllib.request.Request(f"{address.rstrip('/')}/{path}")  # noqa: S310 - http(s) by its user's word
-    if body is not None:
-        request.data = json.dumps(body).encode()
-        request.add_header("Content-Type", "application/json")
-    secret = os.environ.get("PREFECT_API_AUTH_STRING")
-    if secret:
-        request.add_header("Authorization", f"Basic {b64encode(secret.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=SERVER_WAIT_S) as answer:  # noqa: S310
-        return json.loads(answer.read())
+    secret = os.environ.get(CLIENT_AUTH)
+    answer = httpx.request(
+        "GET" if body is None else "POST",
+        f"{address.rstrip('/')}/{path}",
+        json=body,
+        headers={"Authorization": f"Basic {b64encode(secret.encode()).decode()}"}
+        if secret
+        else None,
+        timeout=SERVER_WAIT_S,
+        trust_env=needs_proxies(address),
+    )
+    return answer.raise_for_status().json()
 
 
 def database() -> Iterator[tuple[str, str]]:

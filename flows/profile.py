@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from flows.checkout.locks import hold_checkout
 from flows.errors import FlowError
-from tasks.params.load import PARAMS_FILE, ParamsError, load_params
+from tasks.params.load import PARAMS_FILE, KeyTwiceError, ParamsError, load_params, read_yaml
 
 PROFILES = Path("infra/profiles")
 
@@ -53,7 +54,7 @@ def install_profile(name: str, data: Path | None = None) -> None:
 
 def _with_data(text: str, data: Path) -> str:
     """The profile with its data section pointing into the folder `data`; comments stay."""
-    for key, value in yaml.safe_load(text)["data"].items():
+    for key, value in read_yaml(text)["data"].items():
         path = data / Path(value).name
         if not path.is_dir():
             raise FlowError(f"{path} is no folder: data.{key} of the profile needs it")
@@ -70,8 +71,8 @@ def _is_a_profile(path: Path) -> bool:
 
 def _without_data(path: Path) -> Any:  # noqa: ANN401 - any YAML value
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, KeyTwiceError, UnicodeDecodeError):
         return None
     return {**content, "data": None} if isinstance(content, dict) else None
 
@@ -86,7 +87,8 @@ def main() -> None:
         logger.info("%s", "\n".join(list_profiles()))
         return
     try:
-        install_profile(name)
+        with hold_checkout(Path.cwd()):  # a run reads params.yaml at its beginning
+            install_profile(name)
     except (FlowError, ParamsError) as error:
         sys.exit(str(error))
     logger.info("params.yaml is now %s/%s.yaml", PROFILES, name)

@@ -12,7 +12,7 @@ from flows.errors import FlowError
 from flows.plan.dag import after, changed, check_data, read_stages, select
 from flows.plan.forecast import forecast, forecast_rows, total
 from flows.profile import install_profile, list_profiles
-from flows.server.server import use_server
+from flows.server.server import OPEN_COMMAND, use_server
 from flows.settings import use_settings
 from flows.show.summary import as_table, show_summary
 from flows.terminal import say, use_terminal
@@ -45,7 +45,7 @@ def _retrain(arguments: argparse.Namespace) -> None:
     use_settings()
     use_terminal()
     url, stays_up = use_server()
-    say(f"watch it at {url}")
+    say(f"watch it at {url}" if stays_up else f"{OPEN_COMMAND} shows this run when it has ended")
     # Prefect reads its settings when it is imported, which is why that happens here
     from prefect import tags
 

@@ -1,4 +1,4 @@
-"""Server, worker and S3 of one machine, without Docker: `python -m flows.services ACTION`.
+"""Server, worker, report and S3 of one machine, without Docker: `python -m flows.services ACTION`.
 
 `up` starts what is not up and leaves the rest alone, so it may be run again at any time, from a
 unit of systemd or from cron. Each service is a process of its own that outlives the terminal; its
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from flows import pages
 from flows.checkout.locks import check_checkout_is_free
 from flows.checkout.names import checkout_name
 from flows.errors import FlowError
@@ -33,11 +34,11 @@ from flows.server.server import (
     server_command,
     server_settings,
 )
-from flows.settings import login_hint, use_settings
+from flows.settings import client_auth, login_hint, use_settings
 from flows.show.summary import as_table
 from flows.terminal import say, use_terminal
 from tasks.params.load import ParamsError, load_params
-from tasks.params.paths import STATE
+from tasks.params.paths import REPORT, STATE
 
 S3_SCRIPT, S3_STATE = Path("infra/s3/server.sh"), STATE / "s3"
 PORT = 4200
@@ -80,6 +81,8 @@ def up(arguments: argparse.Namespace) -> None:
     if not server.is_alive():
         _start_server(server, url, server_command(arguments.host, arguments.port))
     _register(arguments)
+    if not pages.SERVICE.is_alive():
+        _start_pages((urlsplit(url).port or arguments.port) + 1)
     worker = Service("worker")
     if not worker.is_alive():
         worker.start(_worker_command(), {})
@@ -88,7 +91,7 @@ def up(arguments: argparse.Namespace) -> None:
 
 
 def down(arguments: argparse.Namespace) -> None:
-    """Stop worker and server, and the S3 service if it is ours.
+    """Stop worker, pages and server, and the S3 service if it is ours.
 
     Raises:
         FlowError: A run is going on and --force is not given.
@@ -98,8 +101,8 @@ def down(arguments: argparse.Namespace) -> None:
         check_checkout_is_free(Path.cwd())
     # while the server is there to be told: a run that dies with both stays Running, its slot taken
     Service("worker").end_children()
-    for name in ("worker", "server"):
-        Service(name).stop()
+    for service in (Service("worker"), pages.SERVICE, Service("server")):
+        service.stop()
     ADDRESS_FILE.unlink(missing_ok=True)
     if S3_STATE.exists():
         _s3("stop")
@@ -134,11 +137,32 @@ def status(_arguments: argparse.Namespace) -> None:
     ]
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(as_table("Services", rows, {"state", "where"}))
-    if Service("server").is_alive():
-        console.print(f"log in: {login_hint()}", soft_wrap=True)
+    for line in _ways_in(running_server()):
+        console.print(line, soft_wrap=True, highlight=False)
     down_now = [row["service"] for row in rows if row["state"] not in {"up", "ready"}]
     if down_now:
         raise FlowError(f"not healthy: {', '.join(down_now)}; `make up` starts what is down")
+
+
+def _ways_in(url: str | None) -> list[str]:
+    """How a person gets to the server from here and from elsewhere, and starts a run."""
+    if url is None:
+        return []
+    place = url.removesuffix("/api").removeprefix("http://")
+    port = place.rpartition(":")[2]
+    shown = (pages.served_at() or "").removeprefix("http://")
+    tunnel = f"{port}:{place}" + (f" -L {shown.rpartition(':')[2]}:{shown}" if shown else "")
+    return [
+        f"log in:      {login_hint()}",
+        f"from afar:   ssh -L {tunnel} USER@{socket.gethostname()}, there http://127.0.0.1:{port}",
+        f"start a run: {run_command(url, Path.cwd())}, or in the UI: Deployments, retrain, Run",
+    ]
+
+
+def run_command(url: str, root: Path) -> str:
+    """The line for a shell that starts a run of this checkout's deployment."""
+    settings = " ".join(word for word in (f"PREFECT_API_URL={url}", client_auth()) if word)
+    return f"{settings} prefect deployment run retrain/{checkout_name(root)}"
 
 
 def _start_server(server: Service, url: str, command: list[str]) -> None:
@@ -149,6 +173,12 @@ def _start_server(server: Service, url: str, command: list[str]) -> None:
     server.start(command, server_settings())
     _wait(lambda: is_up(f"{url}/api"), server)
     ADDRESS_FILE.write_text(f"{url}/api", encoding="utf-8")
+
+
+def _start_pages(port: int) -> None:
+    pages.ADDRESS_FILE.unlink(missing_ok=True)
+    pages.SERVICE.start([sys.executable, "-m", pages.__name__, "--port", str(port)], {})
+    _wait(lambda: pages.served_at() is not None, pages.SERVICE)
 
 
 def _check_schedule(arguments: argparse.Namespace) -> None:
@@ -183,7 +213,7 @@ def _states() -> dict[str, tuple[str, str]]:
     """Service to its state and where it is."""
     found: dict[str, tuple[str, str]] = {}
     url = running_server()
-    found["server"] = ("down", Service("server").last_line())
+    found["server"] = ("down", Service("server").why_down())
     if url:
         found["server"] = ("up", url.removesuffix("/api"))
         os.environ["PREFECT_API_URL"] = url
@@ -192,9 +222,13 @@ def _states() -> dict[str, tuple[str, str]]:
         found["deployment"] = deployment_state(checkout_name(Path.cwd()))
         is_online = Service("worker").is_alive() and _worker_state() == "ONLINE"
         where = str(Service("worker").log)
-        found["worker"] = ("up", where) if is_online else ("down", Service("worker").last_line())
-    else:
+        found["worker"] = ("up", where) if is_online else ("down", Service("worker").why_down())
+    elif Service("worker").is_alive():
         found["worker"] = ("unknown", "the server is down")
+    else:
+        found["worker"] = ("down", Service("worker").why_down())
+    page = pages.address_of(REPORT)
+    found["pages"] = ("up", page) if page else ("down", pages.SERVICE.why_down())
     endpoint = _local_endpoint()
     if endpoint is not None:
         found["S3"] = ("up" if _answers(endpoint) else "down", endpoint)
@@ -242,7 +276,7 @@ def _wait(is_ready: Callable[[], bool], service: Service) -> None:
     while not is_ready():
         if not service.is_alive() or time.monotonic() > deadline:
             raise FlowError(
-                f"the {service.name} did not come up: {service.last_line()}. "
+                f"the {service.name} did not come up: {service.why_down()}. "
                 "`make down` clears away what did"
             )
         time.sleep(POLL_S)
@@ -259,7 +293,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m flows.services",
-        description="Server, worker and S3 of one machine.",
+        description="Server, worker, report and S3 of one machine.",
     )
     add = parser.add_argument
     add("action", choices=list(ACTIONS), help="start, stop, show what is healthy; or be a worker")

@@ -9,6 +9,8 @@ import os
 import secrets
 from pathlib import Path
 
+from dotenv import load_dotenv
+
 from tasks.params.paths import STATE
 
 SETTINGS_FILE = Path("infra/prefect.env")
@@ -20,8 +22,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def use_settings() -> None:
     """Put the settings of infra/prefect.env into the environment; variables already set win."""
-    for name, value in read_settings(SETTINGS_FILE).items():
-        os.environ.setdefault(name, value)
+    with SETTINGS_FILE.open(encoding="utf-8") as file:
+        load_dotenv(stream=file)
     os.environ.setdefault("PREFECT_HOME", str((STATE / "prefect").resolve()))
     logging = Path(os.environ.get("PREFECT_LOGGING_SETTINGS_PATH", ""))
     os.environ["PREFECT_LOGGING_SETTINGS_PATH"] = str(logging.resolve())
@@ -72,13 +74,18 @@ def login_hint() -> str:
     """How to log in to the server of this checkout, without the password itself."""
     if not os.environ.get(SERVER_AUTH):
         return "it asks for no password"
-    if AUTH_FILE.exists() and AUTH_FILE.read_text(encoding="utf-8") == os.environ[SERVER_AUTH]:
-        return f"it asks for what stands in {AUTH_FILE}"
-    return f"it asks for what {SERVER_AUTH} says"
+    source = f"{AUTH_FILE} holds" if _is_own_auth() else f"{SERVER_AUTH} holds"
+    return f"one box, which takes `name:password` as {source} it"
 
 
-def read_settings(path: Path) -> dict[str, str]:
-    """The NAME=value lines of an environment file; empty lines and # comments are left out."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {name: value for name, _, value in pairs}
+def client_auth() -> str:
+    """The word of a shell line that gives a client the password; empty where none is asked for."""
+    if not os.environ.get(SERVER_AUTH):
+        return ""
+    source = f"$(cat {AUTH_FILE})" if _is_own_auth() else f"${SERVER_AUTH}"
+    return f'{CLIENT_AUTH}="{source}"'
+
+
+def _is_own_auth() -> bool:
+    text = AUTH_FILE.read_text(encoding="utf-8") if AUTH_FILE.exists() else None
+    return text == os.environ[SERVER_AUTH]

@@ -7,11 +7,11 @@ into the store and removes it; no stage runs this.
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Literal
+
+import httpx
 
 from tasks.contract.stage import StageError, read_json
 from tasks.outside import look
@@ -133,17 +133,21 @@ def llm(params: Params) -> Iterator[tuple[Level, str]]:
         return
     key = os.environ.get(API_KEY_VARIABLE, "")
     address = f"{endpoint.base_url.rstrip('/')}/models"
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"})  # noqa: S310 - as params.yaml has it
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_WAIT_S) as answer:  # noqa: S310
-            yield "ok", f"{endpoint.base_url} answers ({answer.status})"
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403}:
-            yield "error", f"{address} refuses (HTTP {error.code}): set {API_KEY_VARIABLE}"
-        else:  # not every endpoint lists its models
-            yield "ok", f"{endpoint.base_url} answers (HTTP {error.code} for the list of models)"
-    except OSError as error:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        answer = httpx.get(address, headers=headers, timeout=ANSWER_WAIT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         yield "error", f"cannot reach {endpoint.base_url} ({error}): check synthesize.endpoint"
+        return
+    if answer.status_code in {401, 403}:
+        yield "error", f"{address} refuses (HTTP {answer.status_code}): set {API_KEY_VARIABLE}"
+    elif answer.is_error:  # not every endpoint lists its models
+        yield (
+            "ok",
+            f"{endpoint.base_url} answers (HTTP {answer.status_code} for the list of models)",
+        )
+    else:
+        yield "ok", f"{endpoint.base_url} answers ({answer.status_code})"
 
 
 def champion(params: Params) -> Iterator[tuple[Level, str]]:

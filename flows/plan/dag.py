@@ -11,6 +11,7 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
+from networkx import lexicographical_topological_sort
 
 from flows.errors import FlowError
 
@@ -42,19 +43,19 @@ def read_stages() -> list[Stage]:
     """
     try:
         with open_repo() as repo:
-            graph = repo.index.graph
-            stages = {
-                str(node.addressing): Stage(
+            written = [node for node in repo.index.stages if isinstance(node, PipelineStage)]
+            graph = repo.index.graph.subgraph(written)
+            order = lexicographical_topological_sort(graph.reverse(), key=written.index)
+            return [
+                Stage(
                     name=str(node.addressing),
                     upstream=tuple(sorted(str(up.addressing) for up in graph.successors(node))),
                     metrics=tuple(Path(out.def_path) for out in node.outs if out.metric),
                 )
-                for node in repo.index.stages
-                if isinstance(node, PipelineStage)
-            }
+                for node in order
+            ]
     except DvcException as error:
         raise FlowError(f"dvc.yaml cannot be used (`dvc status` says more): {error}") from error
-    return _in_order(stages)
 
 
 def select(stages: list[Stage], names: Iterable[str]) -> list[Stage]:
@@ -122,17 +123,6 @@ def check_data(changes: dict[str, str]) -> None:
     ]
     if faults:
         raise FlowError("\n".join(faults))
-
-
-def _in_order(stages: dict[str, Stage]) -> list[Stage]:
-    ordered: dict[str, Stage] = {}
-    while len(ordered) < len(stages):
-        for name, stage in stages.items():
-            inside = tuple(up for up in stage.upstream if up in stages)
-            if name not in ordered and ordered.keys() >= set(inside):
-                ordered[name] = Stage(name, inside, stage.metrics)
-                break
-    return list(ordered.values())
 
 
 def _reason(faults: list[object]) -> str:

@@ -90,6 +90,7 @@ class Service:
         """SIGTERM, and SIGKILL to its group after twenty seconds."""
         process = self.process()
         if process is None:
+            self._file.unlink(missing_ok=True)
             return
         process.send_signal(signal.SIGTERM)
         try:
@@ -100,8 +101,10 @@ class Service:
         self._file.unlink(missing_ok=True)
         say(f"{self.name} stopped")
 
-    def last_line(self) -> str:
-        """The end of its log, for a person who wonders why it is down."""
+    def why_down(self) -> str:
+        """The end of its log, unless it was stopped and nobody need wonder."""
+        if not self._file.exists():
+            return "stopped" if self.log.exists() else "never started"
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return f"{lines[-1]} ({self.log})" if lines else "never started"
+        return f"{lines[-1] if lines else 'it ended without a word'} ({self.log})"

@@ -38,6 +38,7 @@ from flows.results import reads_outside
 from flows.run.alive import stays_running
 from flows.run.dead_runs import close_dead_runs
 from flows.run.gpus import count_gpus
+from flows.run.name import run_name
 from flows.run.runner import PrefectRunner
 from flows.show import artifacts, history
 from flows.show.notify import tell_end, tell_published, tell_refused
@@ -53,6 +54,7 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_STAGES + sum(AT_ONCE.values
 
 @flow(
     name="retrain",
+    flow_run_name=run_name,
     task_runner=THREADS,
     persist_result=False,
     on_failure=[tell_end],

@@ -29,6 +29,9 @@ START_WAIT_S = 120.0
 START_POLL_S = 0.1
 ANSWER_WAIT_S = 2.0
 ADDRESS_FILE = STATE / "prefect" / "server.url"
+OPEN_COMMAND = "python -m flows.ui"
+_STARTED: set[str] = set()
+"""API addresses of the servers that this process has started."""
 
 
 def use_server() -> tuple[str, bool]:
@@ -55,6 +58,11 @@ def use_server() -> tuple[str, bool]:
     return url, False
 
 
+def ends_with_us() -> bool:
+    """Whether the server in use ends with this process: its address is no use to anybody later."""
+    return os.environ.get("PREFECT_API_URL") in _STARTED
+
+
 @contextlib.contextmanager
 def start_server(port: int) -> Iterator[str]:
     """Run a server on `port` for the body, and end it, also when this process is killed.
@@ -63,6 +71,7 @@ def start_server(port: int) -> Iterator[str]:
         FlowError: Its database cannot be used, or it does not answer; the message says which.
     """
     url = f"http://{HOST}:{port}"
+    _STARTED.add(f"{url}/api")
     check_database()
     log_path = ADDRESS_FILE.with_name("server.log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,11 +160,16 @@ def running_server() -> str | None:
 def is_up(api_url: str) -> bool:
     """Whether a Prefect API answers here; this machine itself is asked without a proxy."""
     try:
-        proxies = not _is_loopback(urlsplit(api_url).hostname or "")
+        proxies = needs_proxies(api_url)
         answer = httpx.get(f"{api_url}/health", timeout=ANSWER_WAIT_S, trust_env=proxies)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
     return answer.status_code == http.HTTPStatus.OK
+
+
+def needs_proxies(address: str) -> bool:
+    """Whether the proxies of the environment stand before an address: not before this machine."""
+    return not _is_loopback(urlsplit(address).hostname or "")
 
 
 def free_port() -> int:

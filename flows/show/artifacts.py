@@ -11,10 +11,18 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from flows import pages
 from flows.plan.dag import Stage
 from flows.plan.schedule import Outcome
 from flows.results import read_data_flow, read_decision, read_ladder
-from flows.show.tables import champion_row, data_flow_rows, gate_text, ladder_rows, stage_rows
+from flows.show.tables import (
+    champion_row,
+    data_flow_rows,
+    gate_text,
+    ladder_rows,
+    markdown_table,
+    stage_rows,
+)
 from tasks.params.paths import DATA_DOCS, REPORT
 
 
@@ -57,15 +65,17 @@ def show_run(stages: list[Stage], outcomes: list[Outcome]) -> None:
 
 def _show_page(key: str, file: Path, what: str) -> None:
     """A link to a page of this run, if it has been written."""
-    if file.exists():
-        address = file.resolve().as_uri()
-        create_link_artifact(
-            key=key,
-            link=address,
-            link_text=address,
-            description=f"{what}. Browsers follow an address of a file only when it is typed: "
-            "copy it.",
-        )
+    if not file.exists():
+        return
+    address = pages.address_of(file)
+    hint = (
+        "Browsers follow an address of a file only when it is typed: copy it, or have `make up` "
+        "serve the pages of later runs"
+        if address is None
+        else "The next run puts its own there; it asks for the name and the password of this server"
+    )
+    address = address or file.resolve().as_uri()
+    create_link_artifact(key=key, link=address, link_text=address, description=f"{what}. {hint}.")
 
 
 def show_forecast(rows: list[dict[str, Any]], text: str) -> None:
@@ -74,9 +84,14 @@ def show_forecast(rows: list[dict[str, Any]], text: str) -> None:
 
 
 def show_history(rows: list[dict[str, Any]]) -> None:
-    """Create the table of the last retrainings, as it is at the end of this one."""
-    create_table_artifact(
-        key="retrainings", table=rows, description="The last retrainings of this checkout"
+    """Create the table of the last retrainings, as it is at the end of this one.
+
+    As markdown: a table artifact cuts long cells off, and the result says why a run failed.
+    """
+    create_markdown_artifact(
+        key="retrainings",
+        markdown=markdown_table(rows),
+        description="The last retrainings of this checkout",
     )
 
 

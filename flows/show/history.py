@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.plan.schedule import Outcome
 from flows.results import last_record, read_decision, read_published
+from flows.show.reasons import cause_of
 from flows.show.tables import points
 from tasks.params.load import Params
 from tasks.params.paths import STATE
@@ -74,7 +75,7 @@ def _mean() -> float | None:
 
 def _result(outcomes: Sequence[Outcome], error: str | None) -> str:
     if error is not None:
-        return f"failed: {error.strip().splitlines()[0] if error.strip() else 'stopped'}"
+        return f"failed: {cause_of(error) or 'stopped'}"
     published = read_published() or {}
     if any(outcome.name == "publish" for outcome in outcomes) and published.get("is_new"):
         return f"published {published['version']}"

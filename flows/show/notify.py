@@ -17,6 +17,7 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.utilities.urls import url_for
 
+from flows.server.server import OPEN_COMMAND, ends_with_us
 from flows.terminal import say, use_terminal
 
 ADDRESSES = "SAMOVAR_NOTIFY"
@@ -62,9 +63,11 @@ def tell_refused(reasons: Sequence[str]) -> None:
 def tell_end(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of a run that did not end well; a killed one is told by the process that started it."""
     use_terminal()
-    link = url_for(flow_run)
+    link = f"look at it with {OPEN_COMMAND}" if ends_with_us() else url_for(flow_run)
+    # one that never began has a name that says nothing
+    name = flow_run.name if " " in flow_run.name else f"{flow.name} {flow_run.name}"
     tell(
-        f"Samovar: {flow.name} {flow_run.name} {KINDS.get(state.type, state.name)}",
+        f"Samovar: {name} {KINDS.get(state.type, state.name)}",
         "\n".join(part for part in (state.message, link) if part),
     )
 

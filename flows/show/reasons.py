@@ -4,6 +4,10 @@ import re
 import signal
 from collections.abc import Sequence
 
+FAILED = re.compile(r"^(\S.* failed with status .*); its last lines:$", re.MULTILINE)
+"""The head of the message about a stage that failed; below it stand its last lines."""
+DVC_END = "ERROR: failed to reproduce"
+"""What DVC adds below the lines of a stage that failed."""
 EXITED = re.compile(r"exited with (-?\d+)")
 """How DVC tells the status of a stage's command."""
 SHELL_BASE = 128
@@ -27,6 +31,22 @@ TEXTS = {
     "space and run again, what is finished stays",
 }
 """Patterns of last lines that say no more by themselves, the surest first."""
+
+
+def cause_of(message: str) -> str:
+    """Why a run failed, whole, in one line: of each stage its reason, or the last line it wrote."""
+    parts = FAILED.split(message)
+    if len(parts) == 1:
+        return " ".join(message.split())
+    return "; ".join(map(_cause_of_stage, parts[1::2], parts[2::2]))
+
+
+def _cause_of_stage(head: str, rest: str) -> str:
+    if ", " in head:  # a reason follows the status
+        return head
+    lines = [line.strip() for line in rest.split("\n\n")[0].splitlines() if line.strip()]
+    own = [line for line in lines if not line.startswith(DVC_END)]
+    return f"{head}: {own[-1]}" if own else head
 
 
 def reason_of(lines: Sequence[str]) -> str | None:

@@ -7,12 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.pages import address_of
 from flows.plan.schedule import Outcome
 from flows.results import read_ladder, read_published
+from flows.server.server import OPEN_COMMAND
 from flows.show.tables import ladder_rows, stage_rows
 from tasks.params.paths import REPORT
 
-OPEN_COMMAND = "python -m flows.ui"
 FINAL_MODEL = Path("artifacts/merge/model")
 
 
@@ -32,7 +33,7 @@ def show_summary(outcomes: list[Outcome], ui_url: str | None, console: Console) 
     if ladder:
         console.print(as_table("Scores (0-100)", rung_columns(ladder)))
     if REPORT.exists():
-        console.print(f"Report:     {REPORT.resolve()}", soft_wrap=True)
+        console.print(f"Report:     {address_of(REPORT) or REPORT.resolve()}", soft_wrap=True)
     model = published_model()
     if model.exists():
         console.print(

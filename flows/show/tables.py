@@ -71,6 +71,13 @@ def data_flow_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """Rows with the same keys as markdown."""
+    lines = [[*rows[0]], ["---"] * len(rows[0]), *([*row.values()] for row in rows)]
+    cells = [[" ".join(str(cell).replace("|", "/").split()) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
 def points(score: float | None) -> str:
     """A score of 0-1 as points of 0-100 with one decimal, as leaderboards print it."""
     return "" if score is None else f"{100 * score:.1f}"

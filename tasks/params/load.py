@@ -8,7 +8,7 @@ that names the file, the key, what was given and what was expected.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -316,12 +316,12 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
             lists every fault with its key, what was given and what was expected.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(
             f"{path} does not exist: copy one of infra/profiles/ (make profile PROFILE=sample)"
         ) from None
-    except _KeyTwiceError as error:
+    except KeyTwiceError as error:
         raise ParamsError(f"{path} has the {error}: keep one of them") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         # not `from error`: the trace would quote the line, and what it holds, once more
@@ -335,7 +335,17 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise ParamsError(f"{path} has {error.error_count()} faults:\n{faults}") from None
 
 
-class _KeyTwiceError(ValueError):
+def read_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
+    """What the text says.
+
+    Raises:
+        KeyTwiceError: A mapping holds a key twice.
+        yaml.YAMLError: It is no YAML.
+    """
+    return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
+
+
+class KeyTwiceError(ValueError):
     """A mapping holds a key twice, of which YAML would silently take the last."""
 
 
@@ -345,7 +355,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key, _ in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in lines:
-                raise _KeyTwiceError(f"key {name!r} twice, on lines {lines[name]} and {line}")
+                raise KeyTwiceError(f"key {name!r} twice, on lines {lines[name]} and {line}")
             lines[name] = line
         return super().construct_mapping(node, deep)
 

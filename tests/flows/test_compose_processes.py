@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from flows.server.server import free_port, is_up
-from flows.settings import read_settings
 from tests.flows.postgres import PASSWORD, Postgres, postgres_bin, serve_postgres
 from tests.flows.s3 import KEYS
 from tests.flows.test_services import state
@@ -69,7 +69,7 @@ class Compose:
         environment = toy_environment()
         del environment["PREFECT_SERVER_API_AUTH_STRING"], environment["PREFECT_API_AUTH_STRING"]
         if "env_file" in service:
-            environment |= read_settings(self.root / "infra" / service["env_file"])
+            environment |= dotenv_values(self.root / "infra" / service["env_file"])
         environment |= {key: self._here(text) for key, text in service["environment"].items()}
         with subprocess.Popen([program, *command[1:]], cwd=self.root, env=environment) as process:
             try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from flows.checkout.names import checkout_name
 from flows.server.server import free_port
 from flows.settings import AUTH_FILE
-from tests.flows.toy import Toy, api, deployment, last_run, start, toy_environment, wait_until
+from tests.flows.toy import AUTH, Toy, api, deployment, last_run, start, toy_environment, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +92,24 @@ def test_up_may_be_said_twice_and_status_tells_what_is_healthy(up: Toy):
     named = f"retrain/{checkout_name(up.root)}: '30 4 * * 1' Europe/Moscow, next at"
     wait_until(lambda: named in services(local(up), "status")[1], 60)
     assert services(local(up), "status")[0] == 0
+
+
+def test_status_names_a_line_that_starts_a_run_and_where_its_report_is(up: Toy):
+    output = services(local(up), "status")[1]
+    found = re.search(r"^start a run: (.*), or in the UI", output, re.M)
+    assert found is not None, output
+    environment = {**toy_environment(), "PREFECT_HOME": str(up.root / "home")}
+    environment.pop("PREFECT_API_AUTH_STRING")
+    known = {run["id"] for run in runs(up)}
+    subprocess.run(["bash", "-ec", found[1]], cwd=up.root, env=environment, check=True)
+    [new] = [run for run in runs(up) if run["id"] not in known]
+    wait_until(lambda: state(up, new["id"]) == "Completed", 90)
+    body = {"artifacts": {"flow_run_id": {"any_": [new["id"]]}, "key": {"any_": ["report"]}}}
+    address = re.search(r"http://127\.0\.0\.1:\d+/report/index\.html", output)
+    assert address is not None, output
+    assert address[0] in api(up, "artifacts/filter", body)[0]["data"]
+    auth = httpx.BasicAuth(*AUTH.split(":", 1))
+    assert httpx.get(address[0], auth=auth, trust_env=False).text == "<p>report</p>"
 
 
 def test_a_run_started_in_the_ui_is_run_by_the_worker_in_the_checkout(up: Toy):
@@ -254,6 +274,8 @@ def test_a_run_that_is_stopped_with_all_services_is_shown_as_ended(toy: Toy):
         status, output = services(local(own), "down", "--force")
         assert status == 0, output
         assert not ingest.is_running()
+        status, output = services(local(own), "status")
+        assert (status, output.count("│ down  │ stopped │")) == (1, 3), output
         status, output = services(local(own), "up", "--port", str(port))
         assert status == 0, output
         assert state(own, run) == "Crashed"

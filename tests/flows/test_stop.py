@@ -143,7 +143,10 @@ def test_server_of_a_run_dies_with_it(sleeper: Toy):
         assert servers
         flow.kill()
         wait_until(lambda: not any(is_alive(each.pid) for each in below), GONE_S)
+        output, _ = flow.communicate(timeout=30)
     assert not is_alive(training)
+    assert "python -m flows.ui shows this run" in output
+    assert "http://127.0.0.1" not in output, "nobody answers there any more"
 
 
 def state_name(toy: Toy, run: str) -> str:

@@ -1,6 +1,7 @@
 """Processes that outlive the terminal."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,18 @@ def test_what_a_service_started_can_be_ended_before_it(
         assert not process.children()
     finally:
         service.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_was_stopped_is_down_without_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.processes.background.FOLDER", tmp_path)
+    service = Service("server")
+    assert service.why_down() == "never started"
+    service.start([sys.executable, "-c", "import sys; sys.exit('trouble')"], {})
+    while service.is_alive():
+        time.sleep(0.05)
+    assert service.why_down() == f"trouble ({service.log})"
+    service.stop()
+    assert service.why_down() == "stopped", "nobody asks any more what ended it"

@@ -3,7 +3,11 @@
 import http.server
 import importlib.metadata
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +16,15 @@ from pathlib import Path
 import pytest
 
 from flows import check
+from flows.server.server import free_port
 from tasks import probe
 from tasks.params.data import Endpoint
 from tasks.params.load import Params, load_params
 from tasks.store.registry import Registry
 from tasks.store.storage import open_storage
 
-PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
+ROOT = Path(__file__).parents[2]
+PROFILE = ROOT / "infra" / "profiles" / "sample.yaml"
 
 
 @contextmanager
@@ -256,3 +262,42 @@ def test_addresses_for_notices_are_read_and_their_secrets_are_not_shown(
     assert "hidden" not in str(found)
     monkeypatch.delenv("SAMOVAR_NOTIFY")
     assert [level for level, _ in check.notifications()] == ["ok"]
+
+
+ALONE = """
+from flows import check
+
+check.CHECKS = {"server": check.server}
+check.PROBES = {"fake": ("no_proxy",)}
+check.main()
+"""
+
+
+def test_what_runs_on_this_machine_is_asked_without_a_proxy(tmp_path: Path) -> None:
+    """As `make check` does, by itself and by the modules that it starts."""
+    (tmp_path / "infra").mkdir()
+    for name in ("prefect.env", "prefect-logging.yaml"):
+        shutil.copyfile(ROOT / "infra" / name, tmp_path / "infra" / name)
+    (tmp_path / "fake.py").write_text(
+        "import json, os\n"
+        "finding = {'name': 'no_proxy', 'level': 'ok', 'text': os.environ['no_proxy']}\n"
+        "print(json.dumps(finding))\n"
+    )
+    dead = f"http://127.0.0.1:{free_port()}"
+    with answering(200, importlib.metadata.version("prefect")) as address:
+        environment = os.environ | {
+            "PREFECT_API_URL": f"{address}/api",
+            "PREFECT_API_AUTH_STRING": "me:secret",
+            "PYTHONPATH": f"{ROOT}:{tmp_path}",
+            "http_proxy": dead,
+            "HTTP_PROXY": dead,
+            "no_proxy": "",
+            "NO_PROXY": "",
+        }
+        command = [sys.executable, "-c", ALONE]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+    server, probed = done.stdout.splitlines()
+    assert server.split()[:2] == ["server", "ok"], done.stdout + done.stderr
+    assert probed.split()[1:] == ["ok", "127.0.0.1,localhost,::1"]

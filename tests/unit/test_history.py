@@ -53,9 +53,11 @@ def test_a_run_of_one_stage_has_no_mean_and_publishes_nothing() -> None:
     assert (found.ran, found.mean, found.result) == (0, None, "green, nothing new published")
 
 
-def test_a_failed_run_keeps_the_first_line(params: Params) -> None:
-    found = history.describe(BEGAN, 1.0, [], "merge failed with status 255\nlines")
-    assert found.result == "failed: merge failed with status 255"
+def test_a_failed_run_keeps_its_cause(params: Params) -> None:
+    lines = ["ERROR toy: no room", "ERROR: failed to reproduce 'merge'"]
+    error = "\n".join(["merge failed with status 255; its last lines:", *lines])
+    found = history.describe(BEGAN, 1.0, [], error)
+    assert found.result == "failed: merge failed with status 255: ERROR toy: no room"
     assert found.ran is None, "which stages ran is not known here"
     assert history.history_rows([found], params)[0]["stages run"] == ""
 

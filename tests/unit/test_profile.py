@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.checkout.locks import hold_checkout
 from flows.errors import FlowError
-from flows.profile import install_profile, list_profiles
+from flows.profile import install_profile, list_profiles, main
 from tasks.params.load import ParamsError, load_params
 
 PROFILES = Path(__file__).resolve().parents[2] / "infra" / "profiles"
@@ -46,6 +47,28 @@ def test_edits_are_never_overwritten(checkout):
     with pytest.raises(FlowError, match="edits"):
         install_profile("rumteb-small")
     assert params.read_text() == edited
+
+
+def test_a_key_twice_is_an_edit_and_never_overwritten(checkout):
+    """Of two equal keys plain YAML takes the last, which here is that of the profile."""
+    install_profile("sample")
+    params = checkout / "params.yaml"
+    edited = params.read_text().replace("  threads: 2", "  threads: 3\n  threads: 2")
+    params.write_text(edited)
+    with pytest.raises(FlowError, match="edits"):
+        install_profile("rumteb-small")
+    assert params.read_text() == edited
+
+
+def test_params_are_not_exchanged_under_a_run(checkout, monkeypatch):
+    install_profile("sample")
+    before = (checkout / "params.yaml").read_bytes()
+    monkeypatch.setattr("sys.argv", ["flows.profile", "rumteb-small"])
+    with hold_checkout(checkout), pytest.raises(SystemExit, match="another run holds"):
+        main()
+    assert (checkout / "params.yaml").read_bytes() == before
+    main()
+    assert (checkout / "params.yaml").read_bytes() != before
 
 
 def test_profile_that_does_not_exist_is_refused_with_the_names_of_those_that_do(checkout):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.show.reasons import reason_of
+from flows.show.reasons import cause_of, reason_of
 
 FAILED = (
     "ERROR: failed to reproduce 'finetune': failed to run: python -m tasks.finetune, exited with "
@@ -39,3 +39,41 @@ def test_what_ended_a_stage_is_said_in_words(lines: list[str], words: str) -> No
 @pytest.mark.parametrize("lines", [[], [FAILED + "1"], [FAILED + "3"], ["ERROR: no such column"]])
 def test_a_stage_that_says_why_itself_gets_no_words_of_ours(lines: list[str]) -> None:
     assert reason_of(lines) is None
+
+
+def failure(head: str, *lines: str) -> str:
+    return "\n".join([f"{head}; its last lines:", *lines, "ERROR: failed to reproduce 'x': exited"])
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        (
+            failure("merge failed with status 1", "0 of 9", "no room"),
+            "merge failed with status 1: no room",
+        ),
+        (
+            failure("a@b failed with status 255, it was killed", "9 of 9"),
+            "a@b failed with status 255, it was killed",
+        ),
+        ("push failed with status 3; its last lines:\n403", "push failed with status 3: 403"),
+        (failure("merge failed with status 1"), "merge failed with status 1"),
+        (
+            "\n\n".join(
+                [
+                    failure("a failed with status 1", "no room"),
+                    failure("b failed with status 2", "no light"),
+                    "not run for that reason: c",
+                ]
+            ),
+            "a failed with status 1: no room; b failed with status 2: no light",
+        ),
+        (
+            "the run left stages out of date:\n  a: changed\n  b: changed",
+            "the run left stages out of date: a: changed b: changed",
+        ),
+        ("", ""),
+    ],
+)
+def test_the_cause_of_a_failure_is_one_whole_line(message: str, cause: str) -> None:
+    assert cause_of(message) == cause

@@ -79,3 +79,10 @@ def test_without_a_local_version_the_model_of_the_run_is_the_one_to_load(checkou
 def test_way_to_the_ui_is_an_address_or_a_command():
     assert "http://127.0.0.1:1" in shown(RAN, ui_url="http://127.0.0.1:1")
     assert "python -m flows.ui" in shown(RAN)
+
+
+def test_the_report_has_an_address_where_it_is_served_and_a_path_elsewhere(checkout, monkeypatch):
+    write(checkout / "artifacts/report/index.html", "")
+    assert f"Report:     {checkout}/artifacts/report/index.html" in shown(RAN)
+    monkeypatch.setattr("flows.pages.served_at", lambda: "http://127.0.0.1:4201")
+    assert "Report:     http://127.0.0.1:4201/report/index.html" in shown(RAN)

@@ -19,3 +19,16 @@ def test_a_task_the_champion_was_not_scored_on_is_left_empty() -> None:
 def test_a_model_that_is_held_back_says_why() -> None:
     text = tables.gate_text(FIRST | {"publish": False, "reasons": ["Worse.", "Much."]})
     assert text.splitlines() == ["**The gate holds it back**", "", "- Worse.", "- Much."]
+
+
+def test_a_cell_of_markdown_is_one_line_without_the_mark_of_a_column() -> None:
+    rows = [
+        {"started": 1, "result": "failed: a | b\nand all that follows"},
+        {"started": 2, "result": ""},
+    ]
+    assert tables.markdown_table(rows).splitlines() == [
+        "| started | result |",
+        "| --- | --- |",
+        "| 1 | failed: a / b and all that follows |",
+        "| 2 |  |",
+    ]
