@@ -2,7 +2,7 @@
 
 Names and keys of the stock modules are those that sentence-transformers 5.2 and 6 both know.
 `samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling
-but for `latent` and `multilayer`: their file lies in the folder, and since 6.0 it runs such a file,
+but for `latent` and `multilayer`: their files lie in the folder, and since 6.0 it runs such files,
 in a local folder too, only when its caller allows that with `trust_remote_code`. `Encoder.load`
 never runs code of a folder.
 """
@@ -11,18 +11,20 @@ import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging as transformers_logging
 
 from model.encoder.attention import is_causal
-from model.encoder.pooling import latent, multilayer
 from model.encoder.pooling.build import PoolingSettings
+from model.encoder.pooling.latent import SentenceLatentPooling
+from model.encoder.pooling.multilayer import SentenceMultilayerPooling
+from model.encoder.pooling.pooling_block import PoolingBlock, PublishedBlock, save_block
 from model.encoder.token_record import token_record
 from model.encoder.weights import check_vocabulary, check_weights, read_weights
 from model.writing import writing
@@ -36,6 +38,7 @@ TOKENS_FILE = "tokenizer_check.json"
 """Ids of fixed texts, as they were when the model was saved."""
 POOLING_FOLDERS = {"latent": "1_LatentPooling", "multilayer": "1_MultilayerPooling"}
 """Subfolder of the weights of each pooling that has some."""
+PUBLISHED = {"latent": SentenceLatentPooling, "multilayer": SentenceMultilayerPooling}
 PROJECTION_FOLDER = "2_Dense"
 PROJECTION_PREFIX = "linear."
 """In front of the names of its weights, as the module Dense of sentence-transformers has it."""
@@ -157,14 +160,10 @@ def _save_pooling(
 ) -> tuple[str, str]:
     """Write the pooling module; return its class reference and its subfolder."""
     subfolder = POOLING_FOLDERS.get(settings.kind, "1_Pooling")
-    if isinstance(pooling, latent.LatentPooling):
+    if isinstance(pooling, PoolingBlock):
         with writing(folder / subfolder / WEIGHTS_FILE):
-            latent.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
-        return _copy_file(folder, latent, latent.SentenceLatentPooling), subfolder
-    if isinstance(pooling, multilayer.MultilayerPooling):
-        with writing(folder / subfolder / WEIGHTS_FILE):
-            multilayer.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
-        return _copy_file(folder, multilayer, multilayer.SentenceMultilayerPooling), subfolder
+            save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
+        return _copy_files(folder, PUBLISHED[settings.kind]), subfolder
     mode = STOCK_POOLING[settings.kind]
     content = {
         # 6 reads it as embedding_dimension, which 5.2 does not know
@@ -192,12 +191,19 @@ def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
     return f"{MODULES}.Dense", PROJECTION_FOLDER
 
 
-def _copy_file(folder: Path, module: ModuleType, sentence_class: type[nn.Module]) -> str:
-    """Put the file of a pooling into the folder; return the reference of its class there."""
-    name = f"{module.__name__.rpartition('.')[2]}_pooling"
-    with writing(folder / f"{name}.py"):
-        (folder / f"{name}.py").write_text(inspect.getsource(module), encoding="utf-8")
-    return f"{name}.{sentence_class.__name__}"
+def _copy_files(folder: Path, published: type[PublishedBlock]) -> str:
+    """Put the file of a pooling, and what it imports, into the folder; the reference of its class.
+
+    sentence-transformers looks for the imported ones as `get_relative_import_files` does.
+    """
+    source = Path(inspect.getfile(published))
+    name = f"{source.stem}_pooling"
+    copies = {f"{name}.py": source}
+    copies |= {Path(path).name: Path(path) for path in get_relative_import_files(source)}
+    for target, path in copies.items():
+        with writing(folder / target):
+            (folder / target).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return f"{name}.{published.__name__}"
 
 
 def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:

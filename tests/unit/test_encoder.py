@@ -234,19 +234,16 @@ def test_batches_keep_to_the_budget_and_hold_every_text_once(budget: int, is_pac
         assert len(batches) == 1
 
 
+@pytest.mark.usefixtures("remote_code")
 @pytest.mark.parametrize("pool_prompt", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sentence_transformers_gives_the_same_vectors(
     pico_encoder: Encoder,
     pico_texts: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     kind: Kind,
     pool_prompt: bool,
 ) -> None:
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
-    )
     texts = [*pico_texts, "слово " * 100]  # the last one is cut
     encoder = with_pooling(pico_encoder, kind, pool_prompt=pool_prompt)
     ours = {

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from model.encoder.pooling.build import LatentSize, PoolingSettings, build_pooling
 from model.encoder.pooling.last import LastPooling
-from model.encoder.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
+from model.encoder.pooling.latent import LatentPooling, SentenceLatentPooling
 from model.encoder.pooling.mean import MeanPooling
 from model.encoder.pooling.multilayer import MultilayerPooling
+from model.encoder.pooling.pooling_block import save_block
 from model.encoder.pooling.weighted_mean import WeightedMeanPooling
 
 KINDS = {

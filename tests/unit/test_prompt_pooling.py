@@ -109,13 +109,11 @@ def test_a_tokenizer_with_bos_is_refused_where_prompts_are_not_pooled(
         encoder.save(tmp_path)
 
 
+@pytest.mark.usefixtures("remote_code")
 @pytest.mark.parametrize("kind", KINDS)
 def test_sentence_transformers_pools_the_same_where_a_prompt_leaves_no_room(
-    pico_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+    pico_encoder: Encoder, tmp_path: Path, kind: Kind
 ) -> None:
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
-    )
     encoder = encoder_of(pico_encoder, kind)
     encoder.save(tmp_path / "model", prompts={"query": PROMPT})
     theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", trust_remote_code=True)
