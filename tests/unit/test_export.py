@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model.encoder.encoder import Encoder
 from model.encoder.export import REQUIREMENTS
-from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings
 from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
 CARD = Path(__file__).parents[2] / "tasks/report/templates/card.md"
@@ -139,7 +139,7 @@ def test_both_loaders_agree_on_odd_texts_alone_and_in_batches(
 
 
 @pytest.mark.usefixtures("remote_code")
-@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent", "multilayer"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_text_has_the_same_vector_in_both_loaders(
     pico_encoder: Encoder, tmp_path: Path, kind: Any
 ) -> None:
