@@ -127,7 +127,7 @@ class PublishedBlock(PoolingBlock):
         save_block(self, Path(output_path), include_prompt=self.include_prompt)
 
     def pool_mask(self, features: dict[str, Any]) -> Tensor:
-        """Tokens (B, T) that are pooled; a prompt that left no room for its text is one itself."""
+        """1 where a token is pooled, (B, T): in a prompt too that left no room for its text."""
         mask_BT: Tensor = features["attention_mask"]
         prompt_tokens = int(features.get("prompt_length", 0))
         if not prompt_tokens or self.include_prompt:
