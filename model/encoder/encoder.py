@@ -4,7 +4,6 @@ Shape letters: B = texts of a batch, T = tokens, D = embedding size, N = texts o
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
 from model.encoder.export import load_parts, save_parts
+from model.encoder.pace import Pace
 from model.encoder.packing import PACKED, can_pack, pack, run_packed
 from model.encoder.pooling.build import LayerPooling, PoolingSettings, build_pooling
 from model.encoder.pooling.projection import build_projection
@@ -34,7 +34,6 @@ __all__ = ["Encoder", "TokenizedText", "collate"]
 
 TokenPooling = Callable[[Tensor, Tensor], Tensor]
 """States (B, T, D) and a mask (B, T) to vectors (B, D)."""
-PROGRESS_INTERVAL_S = 5.0
 TOKENIZE_CHUNK = 10_000
 HELD_NUMBERS = 2**24
 """Numbers of vectors that stay on the device until they are fetched together."""
@@ -215,7 +214,7 @@ class Encoder(nn.Module):
             held.clear()
 
         done = held_numbers = 0
-        started = shown = time.monotonic()
+        pace = Pace(len(texts), shows_last=False)
         lengths = [len(item.ids) for item in items]
         # one context for all: the weights are cast when it is first used
         with decoder_autocast(self.device, precision):
@@ -226,9 +225,8 @@ class Encoder(nn.Module):
                     fetch()
                     held_numbers = 0
                 done += len(batch)
-                if time.monotonic() - shown > PROGRESS_INTERVAL_S:
-                    shown = time.monotonic()
-                    rate = done / (shown - started)
+                if pace.is_due(done):
+                    rate = pace.per_s(done)
                     logger.info("encoded %d/%d texts, %.0f texts/s", done, len(texts), rate)
             fetch()
         self.train(was_training)

@@ -99,7 +99,7 @@ def _take_steps(
     """All steps that are left to do, each logged, with a checkpoint now and then."""
     done, log_bytes = trainer.state.resume()
     team.check_same(done, "the steps already done")
-    progress = Progress(settings.max_steps, trainer.most_tokens_per_s())
+    progress = Progress(settings.max_steps, trainer.most_tokens_per_s(), done=done)
     with StepLog(log_path, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
         for step in range(done + 1, settings.max_steps + 1):
             record = trainer.step(step)

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from model.encoder import encoder as encoder_file
+from model.encoder import pace
 from model.encoder.encoder import Encoder, TokenizedText, collate
 from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings
 from model.encoder.tokenization import plain_tokenizer, token_budget_batches, tokenize
@@ -108,7 +108,7 @@ def test_progress_is_logged(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(encoder_file, "PROGRESS_INTERVAL_S", -1.0)
+    monkeypatch.setattr(pace, "SECONDS_BETWEEN_LINES", -1.0)
     with caplog.at_level(logging.INFO):
         pico_encoder.encode(pico_texts, batch_tokens=1)
     assert "encoded 12/12 texts" in caplog.text
