@@ -42,6 +42,6 @@ class Progress:
             self._pace.per_s(self._pairs),
             tokens_per_s,
             100 * tokens_per_s / self._most_tokens_per_s,
-            record.in_batch_negatives + record.hard_negatives,
+            record.report.in_batch_negatives + record.report.hard_negatives,
             self._pace.seconds_left,
         )

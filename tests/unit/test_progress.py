@@ -8,6 +8,7 @@ import torch
 from model.encoder import pace
 from model.encoder.encoder import Encoder
 from model.training.devices import utilisation
+from model.training.objective.loss_report import LossReport
 from model.training.progress import Progress
 from model.training.step_log import StepRecord
 
@@ -15,7 +16,7 @@ from model.training.step_log import StepRecord
 def record(step: int, *, pairs: int, tokens: int) -> StepRecord:
     values = dict.fromkeys(StepRecord.__dataclass_fields__, 0.0)
     values |= {"step": step, "source": "titles", "loss": 1.5, "pairs": pairs, "tokens": tokens}
-    values |= {"in_batch_negatives": 60.0, "hard_negatives": 3.0, "losses": {}}
+    values |= {"report": LossReport(in_batch_negatives=60.0, hard_negatives=3.0)}
     return StepRecord(**values)
 
 
