@@ -5,18 +5,18 @@ R = rows of a tile, W = columns of a tile or of a widened candidate list, P = fo
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from model.encoder.pace import Pace
+
 # Similarities held at a time. Larger tiles are no faster on two cores nor on an H200.
 TILE_BYTES = 64 * 2**20
 # Documents kept beyond K by the float32 pass, for the float64 scores to choose from.
 SPARE = 16
-LOG_EVERY_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def _approximate(
     rows, columns = _tile_shape(num_queries, len(document_ND), tile_bytes // 4)
     # one buffer for all tiles: fresh pages cost as much as the products
     buffer = torch.empty(rows * columns, device=device)
-    logged = time.monotonic()
+    pace = Pace(len(document_ND), shows_last=False)
     for document in _tiles(len(document_ND), columns):
         tile_WD = document_ND[document].to(device)
         for query in _tiles(num_queries, rows):
@@ -178,8 +178,7 @@ def _approximate(
             column_RW = torch.cat([index_QW[query], column_RW + document.start], dim=1)
             best_QW[query], place_RW = score_RW.topk(wide)
             index_QW[query] = column_RW.gather(1, place_RW)
-        if time.monotonic() - logged > LOG_EVERY_S:
-            logged = time.monotonic()
+        if pace.is_due(document.stop):
             logger.info("searched %d of %d documents", document.stop, len(document_ND))
     if wide == len(document_ND):
         return index_QW, torch.full((num_queries,), -torch.inf, device=device)

@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from model.encoder.blocks import named_blocks
 from model.encoder.encoder import Encoder
-from model.encoder.pooling.multilayer import MultilayerPooling
+from model.encoder.pooling.build import LayerPooling
 from model.encoder.tokenization import TokenizedText, collate, token_budget_batches
 
 PER_LAYER_KEYS = ("layer_types", "mlp_layer_types", "no_rope_layers")
@@ -177,7 +177,7 @@ def prune_encoder(encoder: Encoder, removed: Sequence[int]) -> None:
     """Take blocks out of the decoder of an encoder, and their vectors out of its pooling."""
     kept = [number for number in range(count_blocks(encoder.backbone)) if number not in removed]
     remove_blocks(encoder.backbone, removed)
-    if isinstance(encoder.pooling, MultilayerPooling):
+    if isinstance(encoder.pooling, LayerPooling):
         encoder.pooling.keep_layers(kept)
 
 

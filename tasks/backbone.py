@@ -24,7 +24,7 @@ from model.backbone.source import load_decoder
 from model.encoder import compilation
 from model.encoder.attention import set_attention
 from model.encoder.encoder import Encoder
-from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.build import LatentSize, PoolingSettings, kind_of
 from model.training import schedule
 from model.writing import writing
 from tasks.contract.prompts import query_prompt
@@ -182,6 +182,7 @@ def _run_key(params: Params, machine: Machine) -> str:
 
 
 def _pooling(settings: Backbone) -> PoolingSettings:
+    kind = kind_of(settings.pooling)
     latent = LatentSize(
         num_latents=settings.num_latents,
         num_heads=settings.num_latent_heads,
@@ -191,9 +192,9 @@ def _pooling(settings: Backbone) -> PoolingSettings:
     return PoolingSettings(
         kind=settings.pooling,
         pool_prompt=settings.pool_prompt,
-        latent=latent if settings.pooling in {"latent", "multilayer"} else None,
+        latent=latent if kind.published else None,
         projection=settings.projection,
-        layer_tokens=settings.layer_tokens if settings.pooling == "multilayer" else None,
+        layer_tokens=settings.layer_tokens if kind.reads_all_layers else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 # read when torch loads: waiting threads that spin take the cores from every other test process
@@ -53,6 +54,18 @@ def own_gpu_locks(
     """
     folder = tmp_path_factory.getbasetemp() / "gpu-locks" / uuid.uuid4().hex
     monkeypatch.setenv("SAMOVAR_GPU_LOCKS", str(folder))
+
+
+@pytest.fixture(scope="session")
+def remote_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for the code of model folders, one for all tests.
+
+    Once such code has been imported, Python looks for all of it below that place.
+    """
+    folder = str(tmp_path_factory.mktemp("remote-code"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

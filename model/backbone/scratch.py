@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, 
 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
 from model.encoder.compilation import compile_blocks
+from model.encoder.pace import Pace
 from model.encoder.precision import Precision, decoder_autocast
 from model.training.decay import decay_groups
 from model.training.schedule import learning_rate_at
@@ -30,7 +31,6 @@ LOSS_CHUNKS = {"cpu": 512, "cuda": 16384}
 DOCUMENTS_PER_CALL = 1000
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
-PROGRESS_INTERVAL_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -174,14 +174,13 @@ def train_decoder(
     """
     run = _Run(decoder, sequences_WT, settings)
     run.resume(checkpoint_folder)
-    first, started = run.steps_done, time.monotonic()
-    shown = saved = started
+    first, saved = run.steps_done, time.monotonic()
+    pace = Pace(settings.max_steps, done=first)
     for step in range(first + 1, settings.max_steps + 1):
         run.take_step(step)
         now = time.monotonic()
-        if now - shown > PROGRESS_INTERVAL_S or step == settings.max_steps:
-            shown = now
-            run.log_progress((now - started) / (step - first))
+        if pace.is_due(step):
+            run.log_progress(pace)
         if now - saved >= checkpoint_interval_s:
             saved = now
             run.save(checkpoint_folder)
@@ -249,7 +248,7 @@ class _Run:
         chosen = [orders[place // count][place % count] for place in range(first, first + rows)]
         return torch.from_numpy(self.sequences_WT[chosen].astype(np.int64)).to(self.device)
 
-    def log_progress(self, seconds_per_step: float) -> None:
+    def log_progress(self, pace: Pace) -> None:
         """Write one line with the state of the run."""
         step, loss, _ = self.curve()[-1]
         logger.info(
@@ -257,8 +256,8 @@ class _Run:
             step,
             self.settings.max_steps,
             loss,
-            self.settings.batch_tokens / seconds_per_step,
-            seconds_per_step * (self.settings.max_steps - step),
+            self.settings.batch_tokens / pace.seconds_each,
+            pace.seconds_left,
         )
 
     def save(self, folder: Path) -> None:

@@ -4,7 +4,6 @@ Shape letters: B = texts of a batch, T = tokens, D = embedding size, N = texts o
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
 from model.encoder.export import load_parts, save_parts
+from model.encoder.pace import Pace
 from model.encoder.packing import PACKED, can_pack, pack, run_packed
-from model.encoder.pooling.build import PoolingSettings, build_pooling
-from model.encoder.pooling.multilayer import MultilayerPooling
+from model.encoder.pooling.build import LayerPooling, PoolingSettings, build_pooling
 from model.encoder.pooling.projection import build_projection
 from model.encoder.precision import Precision, decoder_autocast
 from model.encoder.tokenization import (
@@ -35,7 +34,6 @@ __all__ = ["Encoder", "TokenizedText", "collate"]
 
 TokenPooling = Callable[[Tensor, Tensor], Tensor]
 """States (B, T, D) and a mask (B, T) to vectors (B, D)."""
-PROGRESS_INTERVAL_S = 5.0
 TOKENIZE_CHUNK = 10_000
 HELD_NUMBERS = 2**24
 """Numbers of vectors that stay on the device until they are fetched together."""
@@ -54,8 +52,8 @@ class Encoder(nn.Module):
     Attributes:
         backbone: The decoder without its language-model head.
         tokenizer: Right padded; ends each text with EOS.
-        pooling: States (B, T, D) and a mask (B, T) to vectors (B, D), in float32; `multilayer`
-            takes the states of all layers (B, L, D).
+        pooling: States (B, T, D) and a mask (B, T) to vectors (B, D), in float32; a
+            `LayerPooling` takes the states of all layers (B, L, D).
         projection: Pooled vectors to those of another size, in float32; None where there is none.
         settings: How texts are pooled.
         max_length_tokens: Longer inputs are cut, prompt included.
@@ -148,14 +146,14 @@ class Encoder(nn.Module):
 
     @property
     def _needs_all_layers(self) -> bool:
-        return isinstance(self.pooling, MultilayerPooling)
+        return isinstance(self.pooling, LayerPooling)
 
     def _vectors(
         self, output: BaseModelOutput, pool: Callable[[Tensor, TokenPooling], Tensor]
     ) -> Tensor:
         """Unit-norm float32 vectors (B, D); `pool` applies a pooling to the states of a layer."""
         with torch.autocast(self.device.type, enabled=False):
-            if isinstance(self.pooling, MultilayerPooling):
+            if isinstance(self.pooling, LayerPooling):
                 layers = output.hidden_states[1:]  # pyright: ignore[reportOptionalSubscript]  # asked for; the first is the input of block 0
                 pooled = [pool(states.float(), self.pooling.pool_tokens) for states in layers]
                 pooled_BD = self.pooling(torch.stack(pooled, dim=1))
@@ -216,7 +214,7 @@ class Encoder(nn.Module):
             held.clear()
 
         done = held_numbers = 0
-        started = shown = time.monotonic()
+        pace = Pace(len(texts), shows_last=False)
         lengths = [len(item.ids) for item in items]
         # one context for all: the weights are cast when it is first used
         with decoder_autocast(self.device, precision):
@@ -227,9 +225,8 @@ class Encoder(nn.Module):
                     fetch()
                     held_numbers = 0
                 done += len(batch)
-                if time.monotonic() - shown > PROGRESS_INTERVAL_S:
-                    shown = time.monotonic()
-                    rate = done / (shown - started)
+                if pace.is_due(done):
+                    rate = pace.per_s(done)
                     logger.info("encoded %d/%d texts, %.0f texts/s", done, len(texts), rate)
             fetch()
         self.train(was_training)

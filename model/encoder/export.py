@@ -2,27 +2,27 @@
 
 Names and keys of the stock modules are those that sentence-transformers 5.2 and 6 both know.
 `samovar.json` holds what sentence-transformers has no place for. Its stock modules do the pooling
-but for `latent` and `multilayer`: their file lies in the folder, and since 6.0 it runs such a file,
-in a local folder too, only when its caller allows that with `trust_remote_code`. `Encoder.load`
-never runs code of a folder.
+but for kinds with weights: their files lie in the folder, and since 6.0 it runs such files, in a
+local folder too, only when its caller allows that with `trust_remote_code`. `Encoder.load` never
+runs code of a folder.
 """
 
 import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging as transformers_logging
 
 from model.encoder.attention import is_causal
-from model.encoder.pooling import latent, multilayer
-from model.encoder.pooling.build import PoolingSettings
+from model.encoder.pooling.build import PoolingSettings, kind_of
+from model.encoder.pooling.pooling_block import PoolingBlock, PublishedBlock, save_block
 from model.encoder.token_record import token_record
 from model.encoder.weights import check_vocabulary, check_weights, read_weights
 from model.writing import writing
@@ -34,13 +34,10 @@ FORMAT = 3
 """Raised when a reader of the format before would fail or give other vectors."""
 TOKENS_FILE = "tokenizer_check.json"
 """Ids of fixed texts, as they were when the model was saved."""
-POOLING_FOLDERS = {"latent": "1_LatentPooling", "multilayer": "1_MultilayerPooling"}
-"""Subfolder of the weights of each pooling that has some."""
 PROJECTION_FOLDER = "2_Dense"
 PROJECTION_PREFIX = "linear."
 """In front of the names of its weights, as the module Dense of sentence-transformers has it."""
 MODULES = "sentence_transformers.models"
-STOCK_POOLING = {"mean": "mean", "weighted_mean": "weightedmean", "last": "lasttoken"}
 POOLING_SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -93,7 +90,7 @@ def save_parts(  # noqa: PLR0913 - one argument per part of the folder
     folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
     backbone.config.use_cache = False
-    backbone.config.output_hidden_states = settings.kind == "multilayer"
+    backbone.config.output_hidden_states = kind_of(settings.kind).reads_all_layers
     with writing(folder / WEIGHTS_FILE):
         backbone.save_pretrained(folder, max_shard_size="1TB")
     _save_tokenizer(folder, tokenizer, max_length_tokens)
@@ -156,25 +153,22 @@ def _save_pooling(
     folder: Path, pooling: nn.Module, settings: PoolingSettings, hidden_size: int
 ) -> tuple[str, str]:
     """Write the pooling module; return its class reference and its subfolder."""
-    subfolder = POOLING_FOLDERS.get(settings.kind, "1_Pooling")
-    if isinstance(pooling, latent.LatentPooling):
-        with writing(folder / subfolder / WEIGHTS_FILE):
-            latent.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
-        return _copy_file(folder, latent, latent.SentenceLatentPooling), subfolder
-    if isinstance(pooling, multilayer.MultilayerPooling):
-        with writing(folder / subfolder / WEIGHTS_FILE):
-            multilayer.save_block(pooling, folder / subfolder, include_prompt=settings.pool_prompt)
-        return _copy_file(folder, multilayer, multilayer.SentenceMultilayerPooling), subfolder
-    mode = STOCK_POOLING[settings.kind]
+    kind = kind_of(settings.kind)
+    own_folder = folder / kind.folder
+    if kind.published is not None:
+        assert isinstance(pooling, PoolingBlock)  # noqa: S101 - as every published kind is
+        with writing(own_folder / WEIGHTS_FILE):
+            save_block(pooling, own_folder, include_prompt=settings.pool_prompt)
+        return _copy_files(folder, kind.published), kind.folder
     content = {
         # 6 reads it as embedding_dimension, which 5.2 does not know
         "word_embedding_dimension": hidden_size,
-        "pooling_mode": mode,
-        **{switch: name == mode for switch, name in POOLING_SWITCHES.items()},
+        "pooling_mode": kind.stock_mode,
+        **{switch: name == kind.stock_mode for switch, name in POOLING_SWITCHES.items()},
         "include_prompt": settings.pool_prompt,
     }
-    _write(folder / subfolder / "config.json", content)
-    return f"{MODULES}.Pooling", subfolder
+    _write(own_folder / "config.json", content)
+    return f"{MODULES}.Pooling", kind.folder
 
 
 def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
@@ -192,12 +186,19 @@ def _save_projection(folder: Path, projection: nn.Linear) -> tuple[str, str]:
     return f"{MODULES}.Dense", PROJECTION_FOLDER
 
 
-def _copy_file(folder: Path, module: ModuleType, sentence_class: type[nn.Module]) -> str:
-    """Put the file of a pooling into the folder; return the reference of its class there."""
-    name = f"{module.__name__.rpartition('.')[2]}_pooling"
-    with writing(folder / f"{name}.py"):
-        (folder / f"{name}.py").write_text(inspect.getsource(module), encoding="utf-8")
-    return f"{name}.{sentence_class.__name__}"
+def _copy_files(folder: Path, published: type[PublishedBlock]) -> str:
+    """Put the file of a pooling, and what it imports, into the folder; the reference of its class.
+
+    sentence-transformers looks for the imported ones as `get_relative_import_files` does.
+    """
+    source = Path(inspect.getfile(published))
+    name = f"{source.stem}_pooling"
+    copies = {f"{name}.py": source}
+    copies |= {Path(path).name: Path(path) for path in get_relative_import_files(source)}
+    for target, path in copies.items():
+        with writing(folder / target):
+            (folder / target).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return f"{name}.{published.__name__}"
 
 
 def load_parts(folder: Path, *, attn_implementation: str) -> EncoderParts:
@@ -275,9 +276,9 @@ def _load_tokenizer(folder: Path, max_length_tokens: int) -> PreTrainedTokenizer
     return tokenizer
 
 
-def _pooling_state(folder: Path, kind: str) -> dict[str, Tensor]:
-    subfolder = POOLING_FOLDERS.get(kind)
-    return {} if subfolder is None else load_file(folder / subfolder / WEIGHTS_FILE)
+def _pooling_state(folder: Path, name: str) -> dict[str, Tensor]:
+    kind = kind_of(name)
+    return {} if kind.published is None else load_file(folder / kind.folder / WEIGHTS_FILE)
 
 
 def _projection_state(folder: Path, settings: PoolingSettings) -> dict[str, Tensor]:

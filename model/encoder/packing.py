@@ -110,10 +110,7 @@ class _Rows(torch.autograd.Function):
 def pack(
     items: Sequence[TokenizedText], *, pool_prompt: bool, device: torch.device | str
 ) -> PackedTexts:
-    """Lay texts end to end, longest first.
-
-    A text whose prompt left no room for itself pools all its tokens.
-    """
+    """Lay texts end to end, longest first; see `TokenizedText.first_pooled`."""
     order = sorted(range(len(items)), key=lambda position: -len(items[position].ids))
     texts = [items[position] for position in order]
     lengths = [len(text.ids) for text in texts]
@@ -125,14 +122,16 @@ def pack(
         width = lengths[start]
         position_L = torch.arange(width)
         is_token_GL = position_L < length_G[:, None]
-        head_G = torch.tensor([_head(text, pool_prompt) for text in texts[start:end]])
+        first_G = torch.tensor(
+            [text.first_pooled(pool_prompt=pool_prompt) for text in texts[start:end]]
+        )
         key_mask_G11L = None if is_token_GL.all() else is_token_GL[:, None, None]
         groups.append(
             Group(
                 rows=end - start,
                 width=width,
                 key_mask_G11L=None if key_mask_G11L is None else _sent(key_mask_G11L, device),
-                pool_mask_GL=_sent((is_token_GL & (position_L >= head_G[:, None])).long(), device),
+                pool_mask_GL=_sent((is_token_GL & (position_L >= first_G[:, None])).long(), device),
             )
         )
         places.append(padded + is_token_GL.flatten().nonzero()[:, 0])
@@ -160,11 +159,6 @@ def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
 def has_kernel(device: torch.device) -> bool:
     """Whether the device runs attention over texts of unequal length."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _head(text: TokenizedText, pool_prompt: bool) -> int:
-    """Leading tokens that are not pooled."""
-    return 0 if pool_prompt or text.prompt_tokens >= len(text.ids) else text.prompt_tokens
 
 
 def _group_ends(lengths: Sequence[int]) -> list[int]:

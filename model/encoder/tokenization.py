@@ -25,6 +25,11 @@ class TokenizedText:
     prompt_tokens: int
     """Leading tokens that hold no character of the text, those of BOS and the prompt."""
 
+    def first_pooled(self, *, pool_prompt: bool) -> int:
+        """Place of the first pooled token: in a prompt too that left no room for its text."""
+        has_room = self.prompt_tokens < len(self.ids)
+        return self.prompt_tokens if has_room and not pool_prompt else 0
+
 
 def plain_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """The same vocabulary as one stock fast tokenizer, right padded, each text ending with EOS.
@@ -187,9 +192,7 @@ def check_no_bos(tokenizer: PreTrainedTokenizerFast) -> None:
 def collate(
     items: Sequence[TokenizedText], *, pad_id: int, pool_prompt: bool, device: torch.device | str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One right-padded batch.
-
-    A text whose prompt left no room for itself pools all its tokens, so no row is empty.
+    """One right-padded batch; see `TokenizedText.first_pooled`.
 
     Returns:
         input_ids_BT, attention_mask_BT and pool_mask_BT, all int64.
@@ -200,10 +203,9 @@ def collate(
     pool_BT = torch.zeros((len(items), width), dtype=torch.int64)
     for row, item in enumerate(items):
         length = len(item.ids)
-        start = 0 if pool_prompt or item.prompt_tokens >= length else item.prompt_tokens
         ids_BT[row, :length] = torch.tensor(item.ids)
         attention_BT[row, :length] = 1
-        pool_BT[row, start:length] = 1
+        pool_BT[row, item.first_pooled(pool_prompt=pool_prompt) : length] = 1
     return ids_BT.to(device), attention_BT.to(device), pool_BT.to(device)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from model.encoder.encoder import Encoder
-from model.encoder.export import POOLING_FOLDERS, PROJECTION_FOLDER, PROJECTION_PREFIX
+from model.encoder.export import PROJECTION_FOLDER, PROJECTION_PREFIX
+from model.encoder.pooling.build import kind_of
 from model.encoder.precision import Precision, decoder_autocast
 from model.encoder.tokenization import token_budget_batches
 from model.training.data.batches import SourceReader
@@ -114,10 +115,11 @@ class Probe:
 
 def parameters_by_tensor(encoder: Encoder) -> dict[str, nn.Parameter]:
     """Parameters of an encoder under the names their tensors have in its folder."""
-    pooling = dict(encoder.pooling.named_parameters())
-    subfolder = POOLING_FOLDERS[encoder.settings.kind] if pooling else ""
+    subfolder = kind_of(encoder.settings.kind).folder
     found = dict(encoder.backbone.named_parameters())
-    found |= {f"{subfolder}/{name}": parameter for name, parameter in pooling.items()}
+    found |= {
+        f"{subfolder}/{name}": parameter for name, parameter in encoder.pooling.named_parameters()
+    }
     if encoder.projection is not None:
         found |= {
             f"{PROJECTION_FOLDER}/{PROJECTION_PREFIX}{name}": parameter

@@ -13,7 +13,6 @@ Source: Li et al. 2024, arXiv:2410.15035.
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.encoder.pace import Pace
 from model.merging.slerp import slerp_factors
 from model.merging.task_vectors import TaskVectors
 
 # softplus of it is 1: all weights and the length start there
 RAW_ONE = math.log(math.e - 1)
 SMALLEST = 1e-8
-LOG_EVERY_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ def search_position(
     raw = torch.full((len(gram_NN) + 1,), RAW_ONE, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=learning_rate)
     losses: list[float] = []
-    progress = _Progress(steps)
+    pace = Pace(steps)
     for step in range(steps):
         coefficient_N, length = _place(gram_NN, raw)
         _overwrite(parameters, vectors, coefficient_N.tolist())
@@ -109,26 +108,12 @@ def search_position(
         optimizer.zero_grad()
         (coefficient_N @ slope_N + size_penalty * length).backward()
         optimizer.step()
-        progress.tell(step + 1, losses[-1])
+        if pace.is_due(step + 1):
+            line = "step %d/%d loss %.4f nats, %.0f s left"
+            logger.info(line, step + 1, steps, losses[-1], pace.seconds_left)
     coefficient_N, length = _place(gram_NN, raw.detach())
     weight_N = F.softplus(raw.detach()[:-1]) + SMALLEST
     return Position(weight_N.tolist(), float(length), coefficient_N.tolist(), losses)
-
-
-class _Progress:
-    """Logs a step every few seconds, and the last one, with the time that is left."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._started = self._shown = time.monotonic()
-
-    def tell(self, done: int, loss: float) -> None:
-        now = time.monotonic()
-        if now - self._shown <= LOG_EVERY_S and done < self._steps:
-            return
-        self._shown = now
-        left_s = (now - self._started) / done * (self._steps - done)
-        logger.info("step %d/%d loss %.4f nats, %.0f s left", done, self._steps, loss, left_s)
 
 
 def _require_same_names(parameters: dict[str, nn.Parameter], vectors: TaskVectors) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import IO, Any, Self
 
+from model.training.objective.loss_report import REPORT_FIELDS, LossReport
 from model.writing import writing
 
 
@@ -27,28 +28,29 @@ class StepRecord:
     """Before clipping."""
     pairs: int
     """Queries of the step."""
-    in_batch_negatives: float
-    """Per query, after masks."""
-    hard_negatives: float
-    """Per query, after masks."""
-    masked_share: float
-    """Candidates dropped for their text, over all."""
-    masked_by_score: float
-    """Candidates dropped by the student's margin, over those the texts allow."""
-    masked_by_guide: float
-    """Candidates dropped by the frozen guide, over those the texts allow."""
-    soft_label_rows: int
-    """Rows whose teacher scores are known and took part; the others were passed over."""
-    losses: dict[str, float]
-    """Terms of the loss, weights included; they add up to it."""
+    report: LossReport
+    """What the loss told."""
     tokens: int
     """Padding excluded."""
     micro_batches: int
     """Forward passes the batch was cut into."""
     is_grad_cached: bool
     """Whether the batch was embedded twice to fit the memory."""
-    memory_negatives: float = 0.0
-    """Documents of earlier batches per query, after masks."""
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat mapping, the report among the other values; `from_json` is the inverse."""
+        content: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            content |= value if name == "report" else {name: value}
+        memory_negatives = content.pop("memory_negatives")  # its place in every log so far: the end
+        return content | {"memory_negatives": memory_negatives}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "StepRecord":
+        """Record from the mapping `to_json` gave."""
+        told = {name: content[name] for name in REPORT_FIELDS if name in content}
+        own = {name: value for name, value in content.items() if name not in told}
+        return cls(report=LossReport(**told), **own)
 
 
 class StepLog:
@@ -81,7 +83,7 @@ class StepLog:
 
     def append(self, record: StepRecord) -> None:
         """Write one line and hand it to the operating system."""
-        line = (json.dumps(asdict(record), allow_nan=False) + "\n").encode()
+        line = (json.dumps(record.to_json(), allow_nan=False) + "\n").encode()
         with writing(self._path):
             self._stream.write(line)
             self._stream.flush()
@@ -96,7 +98,7 @@ class StepLog:
 def read_records(path: Path) -> list[StepRecord]:
     """All records of a log."""
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [StepRecord(**json.loads(line)) for line in lines if line]
+    return [StepRecord.from_json(json.loads(line)) for line in lines if line]
 
 
 CURVES = ("loss", "learning_rate", "grad_norm", "in_batch_negatives", "masked_share")
@@ -111,9 +113,9 @@ def write_curves(records: list[StepRecord], path: Path, every_steps: int) -> Non
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("step", *CURVES))
         for start in range(0, len(records), every_steps):
-            window = records[start : start + every_steps]
-            means = (f"{fmean(getattr(record, name) for record in window):.6g}" for name in CURVES)
-            writer.writerow((window[-1].step, *means))
+            window = [record.to_json() for record in records[start : start + every_steps]]
+            means = (f"{fmean(values[name] for values in window):.6g}" for name in CURVES)
+            writer.writerow((window[-1]["step"], *means))
 
 
 def summarise(records: list[StepRecord]) -> dict[str, Any]:
@@ -126,13 +128,13 @@ def summarise(records: list[StepRecord]) -> dict[str, Any]:
         "pairs_seen": sum(record.pairs for record in records),
         "first_loss": _mean_loss(records[:tenth]),
         "last_loss": _mean_loss(records[-tenth:]),
-        "masked_share": fmean(record.masked_share for record in records),
-        "masked_by_score": fmean(record.masked_by_score for record in records),
-        "masked_by_guide": fmean(record.masked_by_guide for record in records),
-        "soft_label_rows": sum(record.soft_label_rows for record in records),
-        "in_batch_negatives": fmean(record.in_batch_negatives for record in records),
-        "hard_negatives": fmean(record.hard_negatives for record in records),
-        "memory_negatives": fmean(record.memory_negatives for record in records),
+        "masked_share": fmean(record.report.masked_share for record in records),
+        "masked_by_score": fmean(record.report.masked_by_score for record in records),
+        "masked_by_guide": fmean(record.report.masked_by_guide for record in records),
+        "soft_label_rows": sum(record.report.soft_label_rows for record in records),
+        "in_batch_negatives": fmean(record.report.in_batch_negatives for record in records),
+        "hard_negatives": fmean(record.report.hard_negatives for record in records),
+        "memory_negatives": fmean(record.report.memory_negatives for record in records),
         "tokens_seen": sum(record.tokens for record in records),
         "by_source": {
             name: {

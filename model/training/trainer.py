@@ -30,6 +30,7 @@ from model.training.devices.utilisation import most_tokens_per_s
 from model.training.devices.wrapping import wrapped_for_training
 from model.training.objective.cross_batch_memory import DocumentMemory
 from model.training.objective.frozen import NO_MODELS, FrozenModels, FrozenVectors
+from model.training.objective.loss_report import LossReport
 from model.training.objective.objective import Objective
 from model.training.objective.sub_batches import SumObjective, objective_of_sub_batches
 from model.training.progress import Progress
@@ -99,7 +100,7 @@ def _take_steps(
     """All steps that are left to do, each logged, with a checkpoint now and then."""
     done, log_bytes = trainer.state.resume()
     team.check_same(done, "the steps already done")
-    progress = Progress(settings.max_steps, trainer.most_tokens_per_s())
+    progress = Progress(settings.max_steps, trainer.most_tokens_per_s(), done=done)
     with StepLog(log_path, log_bytes if team.leads else 0) as log, sigterm_flag() as stop:
         for step in range(done + 1, settings.max_steps + 1):
             record = trainer.step(step)
@@ -203,7 +204,7 @@ class Trainer:
         objective = self._team.together(lambda: self._objective(step, batch, frozen))
         micro_batches = self._micro_batches.cut(lengths, self._team)
         is_cached = len(micro_batches) > 1
-        loss, norm, embedding_MD = self._backward(
+        loss, norm, report, embedding_MD = self._backward(
             batch, micro_batches, objective, is_cached=is_cached
         )
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -215,17 +216,10 @@ class Trainer:
             learning_rate=rate,
             grad_norm=norm,
             pairs=batch.num_queries,
-            in_batch_negatives=objective.in_batch_negatives,
-            hard_negatives=objective.hard_negatives,
-            masked_share=objective.masked_share,
-            masked_by_score=objective.masked_by_score,
-            masked_by_guide=objective.masked_by_guide,
-            soft_label_rows=objective.soft_label_rows,
-            losses=objective.losses,
+            report=report,
             tokens=sum(lengths),
             micro_batches=len(micro_batches),
             is_grad_cached=is_cached,
-            memory_negatives=objective.memory_negatives,
         )
         return record, embedding_MD
 
@@ -262,8 +256,8 @@ class Trainer:
         objective: Objective | SumObjective,
         *,
         is_cached: bool,
-    ) -> tuple[float, float, Tensor]:
-        """Fill the gradients; loss, norm before clipping, and embeddings of the M texts."""
+    ) -> tuple[float, float, LossReport, Tensor]:
+        """Fill the gradients; loss, norm before clipping, report, embeddings of the M texts."""
         self._optimizer.zero_grad(set_to_none=True)
         backward = cached_backward if is_cached else plain_backward
 
@@ -280,11 +274,11 @@ class Trainer:
             return objective.loss_and_gradient(embedding_MD, team)
 
         loss = backward(embed, micro_batches, len(batch.items), loss_of, self._team)
-        objective.add_up_counts(self._team)
+        report = objective.report(self._team)
         self._team.add_up_gradients(self._parameters)
         limit = self._settings.gradient_clip_norm
         norm = self._team.together(lambda: clip_gradients(self._parameters, limit, self._team))
-        return loss.item(), norm.item(), seen[0]
+        return loss.item(), norm.item(), report, seen[0]
 
     def _report_divergence(self, step: int, batch: Step, loss: float, norm: float) -> None:
         file = self._folder / "diverged.json"

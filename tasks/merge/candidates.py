@@ -17,7 +17,7 @@ from model.training.settings import TrainingSource
 from tasks.contract.stage import StageError
 from tasks.machine.compute import Machine
 from tasks.params.load import Params
-from tasks.training.settings import temperature_of
+from tasks.training.settings import settings_of, temperature_of
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,12 @@ class Ingredients:
 def probe_settings(params: Params, machine: Machine) -> ProbeSettings:
     """The search measures itself by the loss of stage 3, on batches of its own size."""
     settings, training = params.merge.self_positioning, params.multitask.training
-    return ProbeSettings(
+    return settings_of(
+        training,
+        ProbeSettings,
         examples=settings.probe_examples,
         batch_size=settings.batch_size,
-        hard_negatives=training.hard_negatives,
-        loss=training.loss,
         temperature=temperature_of(training.loss, settings.temperature),
-        max_length_tokens=training.max_length_tokens,
         micro_batch_tokens=training.tokens_at_once,
         precision=machine.precision,
         seed=settings.seed,

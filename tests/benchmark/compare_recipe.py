@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.encoder.encoder import Encoder
-from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings
 from tests.benchmark.compare_quality import without_instructions
 from tests.benchmark.quality_workspace import Values, Workspace, set_seed
 
@@ -40,11 +40,10 @@ def pooled(kind: str) -> Callable[[Path], None]:
 
     def change(folder: Path) -> None:
         old = Encoder.load(folder)
-        has_block = kind in {"latent", "multilayer"}
         settings = PoolingSettings(
-            kind=kind,  # pyright: ignore[reportArgumentType]  # one of the names below
-            latent=LATENT if has_block else None,
-            layer_tokens="mean" if kind == "multilayer" else None,
+            kind=kind,
+            latent=LATENT if KINDS[kind].published else None,
+            layer_tokens="mean" if KINDS[kind].reads_all_layers else None,
         )
         new = Encoder(
             old.backbone,

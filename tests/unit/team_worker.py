@@ -4,7 +4,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -223,18 +223,11 @@ def measure(
         lambda texts: encoder.embed([batch.items[text] for text in texts or [0]])[: len(texts)],
         micro_batches, len(batch.items), objective.loss_and_gradient, team,
     )  # fmt: skip
-    objective.add_up_counts(team)
+    report = objective.report(team)
     team.add_up_gradients(p for p in encoder.parameters() if p.requires_grad)
     facts = {
         "loss": loss.item(),
-        "in_batch_negatives": objective.in_batch_negatives,
-        "hard_negatives": objective.hard_negatives,
-        "masked_share": objective.masked_share,
-        "masked_by_score": objective.masked_by_score,
-        "memory_negatives": objective.memory_negatives,
-        "masked_by_guide": objective.masked_by_guide,
-        "soft_label_rows": objective.soft_label_rows,
-        "losses": objective.losses,
+        **asdict(report),
     }
     gradients = {
         name: weight.grad.clone()

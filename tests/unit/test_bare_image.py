@@ -21,12 +21,15 @@ ON_THE_IMAGE = {
 
 
 def imported_packages(source: str) -> set[str]:
-    """Top-level names of every import, inside functions and `if TYPE_CHECKING` as well."""
+    """Top-level names of every import, inside functions and `if TYPE_CHECKING` as well.
+
+    A relative one is of the package itself.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module or "")
     return {name.split(".")[0] for name in names}
 

@@ -304,7 +304,7 @@ def test_loss_and_gradient_are_those_of_the_parts_weighted_by_their_rows(
         for total, own in zip(expected, gradient, strict=True):
             total += weight * own
         for name in counts:
-            counts[name] += weight * getattr(objective, name)
+            counts[name] += weight * getattr(objective.report(Team()), name)
     whole = objective_of_sub_batches(
         step.sub_batches, loss=LOSS, sizes=[32, 8], device=torch.device("cpu")
     )
@@ -312,7 +312,8 @@ def test_loss_and_gradient_are_those_of_the_parts_weighted_by_their_rows(
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for found, wanted in zip(gradient, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    assert {name: getattr(whole, name) for name in counts} == pytest.approx(counts)
+    report = whole.report(Team())
+    assert {name: getattr(report, name) for name in counts} == pytest.approx(counts)
 
 
 EVERYTHING = LossOptions(
@@ -351,21 +352,23 @@ def test_guide_and_teacher_are_asked_once_and_each_part_gets_what_they_say_of_it
         value, own_gradient = gradient_of(pico_encoder, alone, made, cached=False)
         share = part.num_queries / step.num_queries
         total += share * value
-        for name, own in made.losses.items():
+        told = made.report(Team())
+        for name, own in told.losses.items():
             expected[name] += share * own
         for weight, own in zip(weights, own_gradient, strict=True):
             weight += share * own
-        labelled += made.soft_label_rows
-        in_batch += part.num_queries * made.in_batch_negatives * (part.texts.classes is not None)
+        labelled += told.soft_label_rows
+        in_batch += part.num_queries * told.in_batch_negatives * (part.texts.classes is not None)
+    report = whole.report(Team())
     assert found == pytest.approx(total, rel=1e-5)
-    assert whole.losses == pytest.approx(dict(expected), rel=1e-5)
-    assert sum(whole.losses.values()) == pytest.approx(found, rel=1e-5)
-    assert whole.losses.keys() == {
+    assert report.losses == pytest.approx(dict(expected), rel=1e-5)
+    assert sum(report.losses.values()) == pytest.approx(found, rel=1e-5)
+    assert report.losses.keys() == {
         *("contrastive", "spread_out", "soft_labels", "triplet", "embeddings", "similarities"),
         "cosent",
     }
-    assert whole.soft_label_rows == labelled > 0
-    assert whole.masked_by_guide > 0
+    assert report.soft_label_rows == labelled > 0
+    assert report.masked_by_guide > 0
     assert (in_batch > 0) == (class_negatives == "batch")
     for one, weight in zip(gradient, weights, strict=True):
         torch.testing.assert_close(one, weight, rtol=1e-4, atol=1e-5)

@@ -114,14 +114,16 @@ def test_the_loss_is_the_one_written_out(loss: str, with_hard: bool | None) -> N
         own, _ = without.loss_and_gradient(embedding_MD, Team())
         expected = written_out(embedding_MD, with_hard=False) + own.item()
     assert total.item() == pytest.approx(expected, rel=1e-6)
-    assert made.memory_negatives == pytest.approx((3 + 3 + 3) / 3)
+    assert made.report(Team()).memory_negatives == pytest.approx((3 + 3 + 3) / 3)
     assert gradient_MD.abs().sum() > 0
 
 
 def test_in_batch_negatives_are_counted_without_the_memory() -> None:
-    with_memory, without = objective(recalled(), "giga"), objective(NOW, "giga")
-    for made in (with_memory, without):
+    reports = []
+    for made in (objective(recalled(), "giga"), objective(NOW, "giga")):
         made.loss_and_gradient(unit(7, 3), Team())
+        reports.append(made.report(Team()))
+    with_memory, without = reports
     assert with_memory.in_batch_negatives == without.in_batch_negatives > 0
     assert with_memory.hard_negatives == without.hard_negatives
     assert without.memory_negatives == 0
@@ -188,6 +190,6 @@ def test_an_interrupted_training_with_a_memory_ends_bit_identical(
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     records = read_records(logs[0])
-    assert [r.memory_negatives for r in records[:2]] == [0.0, 0.0]
-    assert any(r.memory_negatives > 3 for r in records[2:])
-    assert all(r.memory_negatives == 0 for r in records if r.source == "grades")
+    assert [r.report.memory_negatives for r in records[:2]] == [0.0, 0.0]
+    assert any(r.report.memory_negatives > 3 for r in records[2:])
+    assert all(r.report.memory_negatives == 0 for r in records if r.source == "grades")

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,25 +13,23 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from model.encoder import encoder as encoder_file
+from model.encoder import pace
 from model.encoder.encoder import Encoder, TokenizedText, collate
-from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings
 from model.encoder.tokenization import plain_tokenizer, token_budget_batches, tokenize
 
 PROMPT = "Найди текст, который отвечает на вопрос\nQuery:\n"
 LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
 EOS = "</s>"
-Kind = Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
-KINDS: list[Kind] = ["mean", "weighted_mean", "last", "latent", "multilayer"]
-BLOCKS = {"latent", "multilayer"}
+BLOCKS = {name for name, kind in KINDS.items() if kind.published}
 
 
-def with_pooling(source: Encoder, kind: Kind, *, pool_prompt: bool = True) -> Encoder:
+def with_pooling(source: Encoder, kind: str, *, pool_prompt: bool = True) -> Encoder:
     settings = PoolingSettings(
         kind=kind,
         pool_prompt=pool_prompt,
         latent=LATENT if kind in BLOCKS else None,
-        layer_tokens="mean" if kind == "multilayer" else None,
+        layer_tokens="mean" if KINDS[kind].reads_all_layers else None,
     )
     return Encoder(source.backbone, source.tokenizer, settings, max_length_tokens=64).eval()
 
@@ -111,7 +108,7 @@ def test_progress_is_logged(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(encoder_file, "PROGRESS_INTERVAL_S", -1.0)
+    monkeypatch.setattr(pace, "SECONDS_BETWEEN_LINES", -1.0)
     with caplog.at_level(logging.INFO):
         pico_encoder.encode(pico_texts, batch_tokens=1)
     assert "encoded 12/12 texts" in caplog.text
@@ -158,7 +155,7 @@ def test_prompts_that_do_not_match_the_texts_are_an_error(pico_encoder: Encoder)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_text_ends_with_eos_a_cut_and_an_empty_one_too(
-    pico_encoder: Encoder, pico_texts: list[str], kind: Kind
+    pico_encoder: Encoder, pico_texts: list[str], kind: str
 ) -> None:
     encoder = with_pooling(pico_encoder, kind)
     eos = encoder.tokenizer.eos_token_id
@@ -234,19 +231,16 @@ def test_batches_keep_to_the_budget_and_hold_every_text_once(budget: int, is_pac
         assert len(batches) == 1
 
 
+@pytest.mark.usefixtures("remote_code")
 @pytest.mark.parametrize("pool_prompt", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sentence_transformers_gives_the_same_vectors(
     pico_encoder: Encoder,
     pico_texts: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: Kind,
+    kind: str,
     pool_prompt: bool,
 ) -> None:
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
-    )
     texts = [*pico_texts, "слово " * 100]  # the last one is cut
     encoder = with_pooling(pico_encoder, kind, pool_prompt=pool_prompt)
     ours = {
@@ -288,7 +282,7 @@ def test_a_prompt_that_would_pool_differently_elsewhere_is_refused(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_encoders_give_equal_bytes(pico_encoder: Encoder, tmp_path: Path, kind: Kind) -> None:
+def test_equal_encoders_give_equal_bytes(pico_encoder: Encoder, tmp_path: Path, kind: str) -> None:
     encoder = with_pooling(pico_encoder, kind)
     encoder.save(tmp_path / "a", prompts={"query": PROMPT})
     encoder.encode(["Да."], batch_tokens=10, max_length_tokens=3)

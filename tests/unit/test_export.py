@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model.encoder.encoder import Encoder
 from model.encoder.export import REQUIREMENTS
-from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings
 from tests.unit.tiny_decoders import tiny_config, tiny_encoder
 
 CARD = Path(__file__).parents[2] / "tasks/report/templates/card.md"
@@ -138,12 +138,11 @@ def test_both_loaders_agree_on_odd_texts_alone_and_in_batches(
         np.testing.assert_allclose(theirs.encode(text), vectors[ODD_TEXTS.index(text)], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent", "multilayer"])
+@pytest.mark.usefixtures("remote_code")
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_text_has_the_same_vector_in_both_loaders(
-    pico_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+    pico_encoder: Encoder, tmp_path: Path, kind: Any
 ) -> None:
-    code = str(tmp_path / "code")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", code)
     latent = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
     settings = PoolingSettings(kind=kind, latent=latent, layer_tokens="mean")
     saved(pico_encoder, tmp_path / "model", settings)

@@ -99,7 +99,9 @@ def test_a_model_folder_names_the_weights_that_do_not_fit(
         latent_encoder.save(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["tokenizer.json", "samovar.json", "latent_pooling.py"])
+@pytest.mark.parametrize(
+    "file", ["tokenizer.json", "samovar.json", "latent_pooling.py", "pooling_block.py"]
+)
 def test_a_model_folder_names_the_text_that_does_not_fit(
     latent_encoder: Encoder, file: str, tmp_path: Path
 ) -> None:

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from model.encoder.encoder import Encoder, collate
 from model.encoder.pooling.build import LatentSize, PoolingSettings
-from model.encoder.pooling.multilayer import (
-    MultilayerPooling,
-    SentenceMultilayerPooling,
-    save_block,
-)
+from model.encoder.pooling.multilayer import MultilayerPooling, SentenceMultilayerPooling
+from model.encoder.pooling.pooling_block import save_block
 from model.merging.probe import parameters_by_tensor
 from model.merging.weights import SavedWeights
 from model.pruning import prune_encoder

@@ -26,7 +26,8 @@ from model.training.objective.loss_options import (
     MatchingSettings,
     TripletSettings,
 )
-from model.training.objective.objective import Objective, objective_of
+from model.training.objective.loss_report import LossReport
+from model.training.objective.objective import objective_of
 from model.training.settings import LossSettings
 
 ROWS, TAU = 6, 0.05
@@ -67,12 +68,12 @@ def loss_of(
     options: LossOptions = LossOptions(),  # noqa: B008 - frozen
     name: str = "giga",
     **others: Any,
-) -> tuple[float, Objective]:
+) -> tuple[float, LossReport]:
     settings = LossSettings(name, TAU, options=options)
     arguments = {"is_in_batch": True, "sizes": [student.shape[1]]} | others
     made = objective_of(batch, loss=settings, device=CPU, **arguments)
     loss, _ = made.loss_and_gradient(student, Team())
-    return loss.item(), made
+    return loss.item(), made.report(Team())
 
 
 # ---- nothing added

@@ -8,7 +8,7 @@ from model.encoder import packing
 from model.encoder.attention import Direction
 from model.encoder.encoder import Encoder, TokenizedText, collate
 from model.encoder.packing import PACKED, can_pack, pack
-from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings
 from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
 
 LENGTHS = [1, 40, 9, 9, 39, 2, 30, 17, 40, 9]
@@ -76,7 +76,7 @@ def test_gemma_made_bidirectional_the_common_way_sees_one_token_more(
         torch.testing.assert_close(encoder.embed(texts()), encoder(*batch), atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mean", "weighted_mean", "last", "latent", "multilayer"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_pooling_sees_the_same_tokens(
     kind: str, pico_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -3,27 +3,22 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.encoder.pooling.build import LatentSize, PoolingSettings, build_pooling
+from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings, build_pooling
 from model.encoder.pooling.last import LastPooling
-from model.encoder.pooling.latent import LatentPooling, SentenceLatentPooling, save_block
+from model.encoder.pooling.latent import LatentPooling, SentenceLatentPooling
 from model.encoder.pooling.mean import MeanPooling
-from model.encoder.pooling.multilayer import MultilayerPooling
+from model.encoder.pooling.pooling_block import save_block
 from model.encoder.pooling.weighted_mean import WeightedMeanPooling
+from tasks.params.training import Backbone
 
-KINDS = {
-    "mean": MeanPooling,
-    "weighted_mean": WeightedMeanPooling,
-    "last": LastPooling,
-    "latent": LatentPooling,
-    "multilayer": MultilayerPooling,
-}
 SIZE = LatentSize(num_latents=7, num_heads=3, head_dim=5, expansion=2)
 
 
@@ -145,17 +140,35 @@ def test_the_published_latent_block_is_the_same_block(
 
 
 def test_settings_survive_json_and_choose_the_module() -> None:
-    for kind, module in tuple(KINDS.items()):
-        settings = PoolingSettings(kind=kind, pool_prompt=False, latent=SIZE, layer_tokens="mean")
+    for name, kind in KINDS.items():
+        settings = PoolingSettings(kind=name, pool_prompt=False, latent=SIZE, layer_tokens="mean")
         assert PoolingSettings.from_json(settings.to_json()) == settings
-        assert type(build_pooling(settings, hidden_size=8, num_layers=4)) is module
+        assert type(build_pooling(settings, hidden_size=8, num_layers=4)) is kind.module
+
+
+def test_params_offer_exactly_the_kinds_there_are() -> None:
+    """They name them without loading torch."""
+    assert get_args(Backbone.model_fields["pooling"].annotation) == tuple(KINDS)
+
+
+def test_every_kind_is_published_in_one_way() -> None:
+    for name, kind in KINDS.items():
+        has_weights = bool(list(block_of(name).parameters()))
+        assert has_weights == (kind.published is not None) == (not kind.stock_mode), name
+
+
+def block_of(kind: str) -> nn.Module:
+    settings = PoolingSettings(kind=kind, latent=SIZE, layer_tokens="mean")
+    return build_pooling(settings, hidden_size=8, num_layers=4)
 
 
 def test_unusable_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="'max' is unknown"):
-        build_pooling(PoolingSettings(kind="max"), hidden_size=8, num_layers=4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'max' is unknown: use mean, .*, latent or multilayer"):
+        build_pooling(PoolingSettings(kind="max"), hidden_size=8, num_layers=4)
     with pytest.raises(ValueError, match="num_latents"):
         build_pooling(PoolingSettings(kind="latent"), hidden_size=8, num_layers=4)
+    with pytest.raises(ValueError, match="multilayer pooling needs layer_tokens"):
+        build_pooling(PoolingSettings(kind="multilayer", latent=SIZE), hidden_size=8, num_layers=4)
 
 
 def test_pooling_runs_in_bf16(states_BTD: Tensor, mask_BT: Tensor) -> None:

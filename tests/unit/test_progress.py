@@ -5,9 +5,10 @@ import logging
 import pytest
 import torch
 
+from model.encoder import pace
 from model.encoder.encoder import Encoder
-from model.training import progress
 from model.training.devices import utilisation
+from model.training.objective.loss_report import LossReport
 from model.training.progress import Progress
 from model.training.step_log import StepRecord
 
@@ -15,7 +16,7 @@ from model.training.step_log import StepRecord
 def record(step: int, *, pairs: int, tokens: int) -> StepRecord:
     values = dict.fromkeys(StepRecord.__dataclass_fields__, 0.0)
     values |= {"step": step, "source": "titles", "loss": 1.5, "pairs": pairs, "tokens": tokens}
-    values |= {"in_batch_negatives": 60.0, "hard_negatives": 3.0, "losses": {}}
+    values |= {"report": LossReport(in_batch_negatives=60.0, hard_negatives=3.0)}
     return StepRecord(**values)
 
 
@@ -23,7 +24,7 @@ def test_rates_count_from_the_start_and_lines_keep_their_distance(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     times = iter([100.0, 102.0, 104.0, 110.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(times))
     with caplog.at_level(logging.INFO):
         shown = Progress(4, most_tokens_per_s=4000.0)
         for step in (1, 2, 3):

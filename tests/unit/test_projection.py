@@ -48,17 +48,14 @@ def test_vectors_are_projected_before_they_are_normalised(
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("remote_code")
 @pytest.mark.parametrize("kind", ["mean", "last", "latent", "multilayer"])
 def test_sentence_transformers_gives_the_same_vectors(
     pico_encoder: Encoder,
     pico_texts: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
-    )
     encoder = projected(pico_encoder, 48, kind)
     with torch.no_grad():
         encoder.projection.weight.add_(0.1)

@@ -1,7 +1,6 @@
 """Which tokens of prompt and text are pooled: by joint offsets, for every kind of pooling."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,10 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from model.encoder.encoder import Encoder, TokenizedText, collate
-from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.encoder.pooling.build import KINDS, LatentSize, PoolingSettings
 
-Kind = Literal["mean", "weighted_mean", "last", "latent", "multilayer"]
-KINDS: list[Kind] = ["mean", "weighted_mean", "last", "latent", "multilayer"]
 LATENT = LatentSize(num_latents=6, num_heads=2, head_dim=4, expansion=2)
 GLUED = "Query: "  # its space becomes part of the first word of the text
 PROMPT = "Найди ответ\n"
@@ -30,7 +27,7 @@ def with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")  # noqa: S106 - names of tokens
 
 
-def encoder_of(source: Encoder, kind: Kind, *, bos: bool = False) -> Encoder:
+def encoder_of(source: Encoder, kind: str, *, bos: bool = False) -> Encoder:
     settings = PoolingSettings(
         kind=kind, pool_prompt=False, latent=LATENT, layer_tokens="mean", projection=12
     )
@@ -69,7 +66,7 @@ def assert_pools(encoder: Encoder, items: list[TokenizedText], pooled: list[list
 @pytest.mark.parametrize("prompt", [GLUED, PROMPT])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_that_hold_a_character_of_the_text_are_pooled(
-    pico_encoder: Encoder, pico_texts: list[str], kind: Kind, prompt: str, bos: bool
+    pico_encoder: Encoder, pico_texts: list[str], kind: str, prompt: str, bos: bool
 ) -> None:
     encoder = encoder_of(pico_encoder, kind, bos=bos)
     items = encoder.tokenize(pico_texts[:4], prompts=[prompt] * 4)
@@ -87,7 +84,7 @@ def test_tokens_that_hold_a_character_of_the_text_are_pooled(
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_prompt_that_leaves_no_room_eos_is_pooled(
-    pico_encoder: Encoder, kind: Kind, bos: bool
+    pico_encoder: Encoder, kind: str, bos: bool
 ) -> None:
     """An empty span would be 0/0: cut in the prompt, and a text without a character."""
     encoder = encoder_of(pico_encoder, kind, bos=bos)
@@ -98,7 +95,7 @@ def test_after_a_prompt_that_leaves_no_room_eos_is_pooled(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tokenizer_with_bos_is_refused_where_prompts_are_not_pooled(
-    pico_encoder: Encoder, tmp_path: Path, kind: Kind
+    pico_encoder: Encoder, tmp_path: Path, kind: str
 ) -> None:
     """sentence-transformers pools BOS of a document, and of a query takes it for the prompt."""
     encoder = encoder_of(pico_encoder, kind, bos=True)
@@ -109,13 +106,11 @@ def test_a_tokenizer_with_bos_is_refused_where_prompts_are_not_pooled(
         encoder.save(tmp_path)
 
 
+@pytest.mark.usefixtures("remote_code")
 @pytest.mark.parametrize("kind", KINDS)
 def test_sentence_transformers_pools_the_same_where_a_prompt_leaves_no_room(
-    pico_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+    pico_encoder: Encoder, tmp_path: Path, kind: str
 ) -> None:
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
-    )
     encoder = encoder_of(pico_encoder, kind)
     encoder.save(tmp_path / "model", prompts={"query": PROMPT})
     theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", trust_remote_code=True)

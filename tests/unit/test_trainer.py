@@ -236,10 +236,13 @@ def test_every_step_logs_what_its_loss_was_made_of(
     assert [record.step for record in records] == list(range(1, 9))
     by_source = {record.source: record for record in records}
     assert set(by_source) == {"pairs", "grades", "classes"}
-    assert by_source["pairs"].in_batch_negatives >= 5.0
-    assert by_source["classes"].in_batch_negatives == 0.0
-    assert by_source["classes"].hard_negatives == 2.0
-    assert by_source["grades"].in_batch_negatives + by_source["grades"].hard_negatives == 0.0
+    assert by_source["pairs"].report.in_batch_negatives >= 5.0
+    assert by_source["classes"].report.in_batch_negatives == 0.0
+    assert by_source["classes"].report.hard_negatives == 2.0
+    assert (
+        by_source["grades"].report.in_batch_negatives + by_source["grades"].report.hard_negatives
+        == 0.0
+    )
 
 
 def test_metrics_curves_and_log_hold_no_time_and_agree(

@@ -3,8 +3,9 @@
 Shape letters: B = texts, T = tokens, D = hidden size.
 """
 
-import torch
 from torch import Tensor, nn
+
+from model.encoder.pooling.pooling_block import last_token
 
 
 class LastPooling(nn.Module):
@@ -20,7 +21,4 @@ class LastPooling(nn.Module):
         Returns:
             Vectors of shape (B, D).
         """
-        position_T = torch.arange(states_BTD.shape[1], device=states_BTD.device)
-        last_B = (pool_mask_BT.to(torch.bool) * position_T).argmax(dim=1)
-        row_B = torch.arange(states_BTD.shape[0], device=states_BTD.device)
-        return states_BTD[row_B, last_B]
+        return last_token(states_BTD, pool_mask_BT)

@@ -5,6 +5,8 @@ Shape letters: B = texts, T = tokens, D = hidden size.
 
 from torch import Tensor, nn
 
+from model.encoder.pooling.pooling_block import token_mean
+
 
 class MeanPooling(nn.Module):
     """Average of the token states under the mask, the same for any amount of padding."""
@@ -19,5 +21,4 @@ class MeanPooling(nn.Module):
         Returns:
             Vectors of shape (B, D).
         """
-        weight_BT1 = pool_mask_BT.unsqueeze(-1).to(states_BTD.dtype)
-        return (states_BTD * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1)
+        return token_mean(states_BTD, pool_mask_BT)

@@ -1,9 +1,8 @@
 """Linear projection of pooled vectors to another size, before they are normalised."""
 
-import torch
 from torch import nn
 
-INIT_SEED = 0  # one start for every run: merging averages heads that began at the same point
+from model.encoder.pooling.pooling_block import same_start
 
 
 def build_projection(hidden_size: int, size: int) -> nn.Linear:
@@ -11,6 +10,5 @@ def build_projection(hidden_size: int, size: int) -> nn.Linear:
 
     Source: Gemini Embedding, Lee et al. 2025, arXiv:2503.07891, section 2.1.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(INIT_SEED)
+    with same_start():
         return nn.Linear(hidden_size, size, bias=False)

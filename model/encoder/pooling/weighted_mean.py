@@ -6,6 +6,8 @@ Shape letters: B = texts, T = tokens, D = hidden size.
 import torch
 from torch import Tensor, nn
 
+from model.encoder.pooling.pooling_block import token_mean
+
 
 class WeightedMeanPooling(nn.Module):
     """Average of the token states under the mask, each weighted by its place in the text."""
@@ -25,5 +27,4 @@ class WeightedMeanPooling(nn.Module):
         Source: Muennighoff 2022, SGPT, arXiv:2202.08904, eq. 2.
         """
         place_T = torch.arange(1, states_BTD.shape[1] + 1, device=states_BTD.device)
-        weight_BT1 = (pool_mask_BT * place_T).unsqueeze(-1).to(states_BTD.dtype)
-        return (states_BTD * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1)
+        return token_mean(states_BTD, pool_mask_BT * place_T)

@@ -12,6 +12,7 @@ from model.losses.pearson import pearson
 from model.training.data.batches import Batch
 from model.training.devices.team import Team
 from model.training.objective.frozen import FrozenVectors
+from model.training.objective.loss_report import LossReport
 from model.training.objective.loss_terms import LossTerms
 from model.training.objective.teacher_terms import TeacherTerms
 from model.training.settings import LossSettings
@@ -22,14 +23,6 @@ class GradedObjective:
 
     Its rows are never parted, so one process scores them all.
     """
-
-    masked_share = 0.0
-    masked_by_score = 0.0
-    masked_by_guide = 0.0
-    in_batch_negatives = 0.0
-    hard_negatives = 0.0
-    memory_negatives = 0.0
-    soft_label_rows = 0
 
     def __init__(
         self,
@@ -56,14 +49,10 @@ class GradedObjective:
         [gradient_MD] = torch.autograd.grad(loss, [leaf_MD])
         return loss.detach(), gradient_MD
 
-    def add_up_counts(self, team: Team) -> None:
-        """Make the terms those of the batch, when the leading process has computed them."""
+    def report(self, team: Team) -> LossReport:
+        """The terms of the loss, once the leading process has computed it; no candidates."""
         self._terms.add_up(team)
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """The terms of the loss, once they were added up."""
-        return self._terms.values()
+        return LossReport(losses=self._terms.values())
 
     def _whole(self, embedding_MD: Tensor) -> Tensor:
         num_rows = len(self._score_B)

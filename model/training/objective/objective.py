@@ -23,6 +23,7 @@ from model.training.objective.frozen import NO_VECTORS, FrozenVectors
 from model.training.objective.graded_objective import GradedObjective
 from model.training.objective.graph_cut import GraphCut
 from model.training.objective.hard_negative_terms import HardNegativeTerms
+from model.training.objective.loss_report import LossReport
 from model.training.objective.loss_terms import LossTerms
 from model.training.objective.teacher_terms import TeacherTerms
 from model.training.settings import LossSettings
@@ -37,7 +38,7 @@ class ContrastiveObjective:
     """A contrastive loss and what is added to it, computed in slices of rows.
 
     Masks are made once per slice, from texts and from scores at full dimension, and serve all
-    Matryoshka sizes. The counts are those of this process until `add_up_counts`.
+    Matryoshka sizes.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ContrastiveObjective:
         self._terms = LossTerms([*names, *self._own.names, *self._teacher.names], device)
         self._counts = CandidateCounts()
         self._num_rows = batch.num_queries
-        self.soft_label_rows = 0
+        self._labelled_rows = 0
 
     def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
         """This process's share of the loss of the (M, D) embeddings and of its gradient, (M, D).
@@ -104,13 +105,24 @@ class ContrastiveObjective:
         cut.hand_on()
         return total, torch.zeros_like(leaf_MD) if leaf_MD.grad is None else leaf_MD.grad
 
-    def add_up_counts(self, team: Team) -> None:
-        """Make the counts those of the whole batch, when every process has scored its rows."""
-        terms: list[Term] = [term for terms in self._settings.softmaxes for term in terms]
-        self._counts.add_up(terms, team, self._device)
-        labelled = torch.tensor(self.soft_label_rows, device=self._device)
-        self.soft_label_rows = int(team.add_up(labelled))
+    def report(self, team: Team) -> LossReport:
+        """What is told of the whole batch; asked once, when every process has scored its rows."""
+        every_term: list[Term] = [term for terms in self._settings.softmaxes for term in terms]
+        self._counts.add_up(every_term, team, self._device)
+        labelled = torch.tensor(self._labelled_rows, device=self._device)
+        self._labelled_rows = int(team.add_up(labelled))
         self._terms.add_up(team)
+        allowed = sum(self._counts.texts.allowed.values())
+        return LossReport(
+            in_batch_negatives=(allowed - self._count(*NOT_IN_BATCH)) / self._num_rows,
+            hard_negatives=self._count(*EXPLICIT_TERMS) / self._num_rows,
+            masked_share=self._counts.texts.masked_share,
+            masked_by_score=self._counts.by_student / max(1, allowed),
+            masked_by_guide=self._counts.by_guide / max(1, allowed),
+            soft_label_rows=self._labelled_rows,
+            losses={name: total / self._num_rows for name, total in self._terms.values().items()},
+            memory_negatives=self._count("memory") / self._num_rows,
+        )
 
     def _slices(self, team: Team) -> list[slice]:
         """Rows of this process, as many at a time as `NUMBERS_AT_ONCE` allows."""
@@ -162,49 +174,13 @@ class ContrastiveObjective:
         if not self._own.names:
             return {}
         own = self._candidates.own_negatives(full)
-        self.soft_label_rows += self._own.labelled_rows(own, full.rows)
+        self._labelled_rows += self._own.labelled_rows(own, full.rows)
         return {
             name: matryoshka_mean(
                 lambda prefix, name=name: self._own.of(name, prefix, own), prefixes, self._weights
             )
             for name in self._own.names
         }
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """The terms of the loss, weights included; they add up to it."""
-        return {name: total / self._num_rows for name, total in self._terms.values().items()}
-
-    @property
-    def in_batch_negatives(self) -> float:
-        """Candidates in the batch nobody chose for the row, allowed by texts, mean over rows."""
-        every = sum(self._counts.texts.allowed.values())
-        return (every - self._count(*NOT_IN_BATCH)) / self._num_rows
-
-    @property
-    def hard_negatives(self) -> float:
-        """Own hard negatives allowed by the texts, mean over rows."""
-        return self._count(*EXPLICIT_TERMS) / self._num_rows
-
-    @property
-    def memory_negatives(self) -> float:
-        """Documents of earlier batches allowed by the texts, mean over rows."""
-        return self._count("memory") / self._num_rows
-
-    @property
-    def masked_share(self) -> float:
-        """Candidates dropped by the text mask over all candidates."""
-        return self._counts.texts.masked_share
-
-    @property
-    def masked_by_score(self) -> float:
-        """Candidates dropped by the student's margin over those the texts allow."""
-        return self._counts.by_student / max(1, sum(self._counts.texts.allowed.values()))
-
-    @property
-    def masked_by_guide(self) -> float:
-        """Candidates dropped by the frozen guide over those the texts allow."""
-        return self._counts.by_guide / max(1, sum(self._counts.texts.allowed.values()))
 
     def _count(self, *terms: Term) -> int:
         return sum(self._counts.texts.allowed.get(term, 0) for term in terms)

@@ -6,7 +6,6 @@ of another; embedding and the backward pass are those of one batch.
 Shape letters: M = texts of the step, D = embedding size.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from model.training.data.batches import Batch
 from model.training.devices.team import Team
 from model.training.objective.frozen import NO_VECTORS, FrozenVectors
+from model.training.objective.loss_report import LossReport
 from model.training.objective.objective import Objective, objective_of
 from model.training.settings import LossSettings
 
@@ -40,58 +40,10 @@ class SumObjective:
             gradients.append(weight * gradient)
         return total, torch.cat(gradients)
 
-    def add_up_counts(self, team: Team) -> None:
-        """Make the counts those of the whole step, when every process has scored its rows."""
-        for objective in self._objectives:
-            objective.add_up_counts(team)
-
-    @property
-    def in_batch_negatives(self) -> float:
-        """Candidates nobody chose for the row, allowed by the texts."""
-        return self._mean(lambda objective: objective.in_batch_negatives)
-
-    @property
-    def hard_negatives(self) -> float:
-        """Own hard negatives allowed by the texts."""
-        return self._mean(lambda objective: objective.hard_negatives)
-
-    @property
-    def memory_negatives(self) -> float:
-        """Documents of earlier batches allowed by the texts."""
-        return self._mean(lambda objective: objective.memory_negatives)
-
-    @property
-    def masked_share(self) -> float:
-        """Candidates dropped by the text mask over all candidates of the sub-batch."""
-        return self._mean(lambda objective: objective.masked_share)
-
-    @property
-    def masked_by_score(self) -> float:
-        """Candidates dropped by the student's margin over those the texts allow there."""
-        return self._mean(lambda objective: objective.masked_by_score)
-
-    @property
-    def masked_by_guide(self) -> float:
-        """Candidates dropped by the frozen guide over those the texts allow there."""
-        return self._mean(lambda objective: objective.masked_by_guide)
-
-    @property
-    def soft_label_rows(self) -> int:
-        """Rows whose teacher scores took part."""
-        return sum(objective.soft_label_rows for objective in self._objectives)
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """The terms of the loss, weights included; they add up to it."""
-        total: dict[str, float] = {}
-        for objective, weight in zip(self._objectives, self._weights, strict=True):
-            for name, loss in objective.losses.items():
-                total[name] = total.get(name, 0.0) + weight * loss
-        return total
-
-    def _mean(self, count: Callable[[Objective], float]) -> float:
-        counts = map(count, self._objectives)
-        return sum(w * number for w, number in zip(self._weights, counts, strict=True))
+    def report(self, team: Team) -> LossReport:
+        """What is told of the whole step; asked once, when every process has scored its rows."""
+        reports = [objective.report(team) for objective in self._objectives]
+        return LossReport.mean(reports, self._weights)
 
 
 def objective_of_sub_batches(
