@@ -77,6 +77,13 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] == "WHEN_REQUIRED"
 
 
+def test_who_wants_checksums_sends_them(s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_SUPPORTED")
+    with pytest.raises(StageError):
+        open_storage(URL, s3.url).write_bytes("a", b"text")
+    assert s3.objects == {}, "this service refuses them"
+
+
 @pytest.mark.parametrize("is_conditional", [True, False])
 def test_the_check_tells_a_store_that_creates_a_name_twice(is_conditional: bool) -> None:
     with serve_fake_s3(is_conditional=is_conditional) as s3:

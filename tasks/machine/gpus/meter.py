@@ -1,10 +1,10 @@
 """What a stage used of its GPUs: seconds, and joules as NVML counts them."""
 
-import ctypes
 import time
 from collections.abc import Sequence
 
-LIBRARY = "libnvidia-ml.so.1"
+import pynvml
+
 MILLI = 1e-3
 
 
@@ -32,21 +32,13 @@ class Meter:
 def _total_joules(gpus: Sequence[str]) -> float | None:
     """Since the driver was loaded; None without NVML, before Volta and for MIG instances."""
     try:
-        nvml = ctypes.CDLL(LIBRARY)
-    except OSError:
-        return None
-    if nvml.nvmlInit_v2():
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
         return None
     try:
-        counts = [_millijoules(nvml, gpu) for gpu in gpus]
+        handles = [pynvml.nvmlDeviceGetHandleByUUID(gpu) for gpu in gpus]
+        return MILLI * sum(map(pynvml.nvmlDeviceGetTotalEnergyConsumption, handles))
+    except pynvml.NVMLError:
+        return None
     finally:
-        nvml.nvmlShutdown()
-    known = [count for count in counts if count is not None]
-    return MILLI * sum(known) if len(known) == len(gpus) else None
-
-
-def _millijoules(nvml: ctypes.CDLL, gpu: str) -> int | None:
-    handle, count = ctypes.c_void_p(), ctypes.c_ulonglong()
-    failed = nvml.nvmlDeviceGetHandleByUUID(gpu.encode(), ctypes.byref(handle))
-    failed = failed or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(count))
-    return None if failed else count.value
+        pynvml.nvmlShutdown()
