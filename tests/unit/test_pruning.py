@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,9 @@ from model.pruning import (
     prune_encoder,
     remove_blocks,
 )
-from tests.unit.tiny_decoders import tiny_config, tiny_encoder
+from tests.unit.tiny_decoders import NAMES, tiny_config, tiny_encoder
+
+ROOT = Path(__file__).parents[2]
 
 SMALL = {
     "vocab_size": 400,
@@ -269,6 +273,35 @@ def test_blocks_counted_from_the_first_are_counted_anew(
     loaded = encoder.save_proven(tmp_path, attn_implementation="sdpa")
     assert loaded.backbone.config.first_k_dense_replace == dense
     np.testing.assert_array_equal(loaded.encode(pico_texts, batch_tokens=500), expected)
+
+
+FRESH = """
+import sys
+from pathlib import Path
+import numpy as np
+from model.encoder.encoder import Encoder
+for folder in map(Path, sys.argv[1:]):
+    encoder = Encoder.load(folder, attn_implementation="sdpa")
+    np.save(folder / "fresh.npy", encoder.probe_vectors("sdpa"))
+"""
+
+
+@pytest.mark.parametrize("removed", [[], [0]])
+def test_a_fresh_process_reads_the_saved_model_of_every_family(
+    pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, removed: list[int]
+) -> None:
+    """What this process knows of a model beside its folder must not count."""
+    expected: dict[Path, np.ndarray] = {}
+    for number, name in enumerate(NAMES):
+        encoder = tiny_encoder(tiny_config(name), pico_tokenizer, "bidirectional")
+        if removed:
+            prune_encoder(encoder, removed)
+        encoder.save_proven(tmp_path / str(number), attn_implementation="sdpa")
+        expected[tmp_path / str(number)] = encoder.probe_vectors("sdpa")
+    command = [sys.executable, "-c", FRESH, *map(str, expected)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    for folder, vectors in expected.items():
+        np.testing.assert_allclose(np.load(folder / "fresh.npy"), vectors, atol=1e-5)
 
 
 def test_blocks_counted_in_a_field_nobody_knows_are_refused(
