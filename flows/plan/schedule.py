@@ -99,6 +99,8 @@ def run_steps(
 ) -> list[Outcome]:
     """Run `steps` and return how each ended, in their order; an unneeded push is left out.
 
+    Pushes that wait for the same place go together as one step, which stands where the first stood.
+
     Args:
         steps: Each after all it depends on.
         stale: Steps known to have work to do; whatever reads a new output is stale as well.
@@ -106,17 +108,22 @@ def run_steps(
         places: How many steps of a kind run side by side.
     """
     waiting = {step.name: step for step in steps}
+    order = {step.name: number for number, step in enumerate(steps)}
     causes: dict[str, str] = {}
     running: dict[str, Step] = {}
     outcomes: dict[str, Outcome] = {}
     finished: queue.SimpleQueue[str] = queue.SimpleQueue()
     while waiting or running:
+        pushes = _waiting_pushes(waiting, outcomes)
+        if len(pushes) > 1 and not any(step.kind == "push" for step in running.values()):
+            together = _together(pushes)
+            order[together.name] = order[pushes[0].name]
+            waiting = {name: step for name, step in waiting.items() if step not in pushes}
+            waiting[together.name] = together
         for step in _ready(waiting, running, outcomes, places):
             del waiting[step.name]
             upstream = [outcomes[name] for name in step.upstream]
             is_stale = step.name in stale or any(outcome.is_new for outcome in upstream)
-            if step.kind == "push" and not is_stale:
-                continue
             running[step.name] = step
             broken = next((outcome.name for outcome in upstream if not outcome.is_good), None)
             if broken is not None:
@@ -130,7 +137,27 @@ def run_steps(
         if running:
             name = finished.get()
             outcomes[name] = runner.outcome(running.pop(name))
-    return [outcomes[step.name] for step in steps if step.name in outcomes]
+    return [outcomes[name] for name in sorted(outcomes, key=order.__getitem__)]
+
+
+def _waiting_pushes(waiting: dict[str, Step], outcomes: dict[str, Outcome]) -> list[Step]:
+    """Those of outputs that are there; one of an output that is not new is taken out."""
+    ended = [
+        step
+        for step in waiting.values()
+        if step.kind == "push" and outcomes.keys() >= set(step.upstream)
+    ]
+    needed = [step for step in ended if any(outcomes[name].is_new for name in step.upstream)]
+    for step in ended:
+        if step not in needed:
+            del waiting[step.name]
+    return needed
+
+
+def _together(pushes: Sequence[Step]) -> Step:
+    targets = tuple(target for push in pushes for target in push.targets)
+    upstream = tuple(name for push in pushes for name in push.upstream)
+    return Step(f"push {', '.join(targets)}", "push", upstream, targets)
 
 
 def _ready(

@@ -128,7 +128,8 @@ def test_failed_stage_fails_the_run_with_its_last_lines_and_other_branches_finis
     states = task_states(toy, run)
     assert states["training@balanced"] == "Failed"
     assert states["merge"] == "NotRun"
-    assert states["push training@retrieval"] == "Completed"
+    pushed = [name for name in states if name.startswith("push") and "training@retrieval" in name]
+    assert [states[name] for name in pushed] == ["Completed"]
 
 
 def test_run_goes_on_after_a_failure_is_mended(toy: Toy):

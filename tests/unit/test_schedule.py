@@ -65,6 +65,31 @@ def test_only_new_outputs_are_pushed():
     assert "push b" not in recorder.asked
 
 
+class SlowPushes(Recorder):
+    """Stages end at once; a push ends when the stage `last` has begun."""
+
+    def start(
+        self, step: Step, *, is_stale: bool, blocked_by: str | None, done: Callable[[], None]
+    ) -> None:
+        self.asked[step.name] = (is_stale, blocked_by)
+        is_over = self._last in self.asked
+        if step.kind == "push" and not is_over:
+            self._running.append((step, done))
+            return
+        done()
+        while is_over and self._running:
+            self._running.pop()[1]()
+
+
+def test_pushes_that_wait_for_the_same_place_go_together():
+    stages = [Stage(name, (), ()) for name in "abcd"]
+    recorder = SlowPushes({"c": "Skipped"}, last="e")
+    outcomes = run_steps(plan([*stages, Stage("e", (*"abcd",), ())]), {*"abcd"}, recorder)
+    assert [outcome.name for outcome in outcomes] == [
+        "a", "push a", "b", "push b, d, e", "c", "d", "e",
+    ]  # fmt: skip
+
+
 def test_restored_output_counts_as_new():
     recorder = Recorder({"a": "Cached"})
     run_steps(plan(chain("a", "b")), {"a"}, recorder)
