@@ -113,6 +113,7 @@ def test_status_names_a_line_that_starts_a_run_and_where_its_report_is(up: Toy):
 
 
 def test_a_run_started_in_the_ui_is_run_by_the_worker_in_the_checkout(up: Toy):
+    (up.root / "knobs" / "order.txt").unlink(missing_ok=True)
     run = start(up)
     wait_until(lambda: state(up, run) == "Completed", 90)
     assert (up.root / "knobs" / "order.txt").read_text().split() == ["champion", "publish"]
