@@ -69,6 +69,7 @@ def test_what_lies_outside_of_the_checkout_is_looked_at_before_dvc_looks(ran: To
     assert ran.order() == []
 
 
+@pytest.mark.slow
 def test_from_a_stage_on_all_is_run_again_and_the_model_published(ran: Toy):
     status, output = ran.retrain("--from", "merge")
     assert status == 0, output
@@ -90,6 +91,7 @@ def test_a_dry_run_says_what_would_run_and_does_nothing(ran: Toy):
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_state_seen_before_comes_from_the_run_cache(ran: Toy):
     ran.edit_corpus("another corpus ")
     assert ran.retrain("--stages", "ingest")[0] == 0
@@ -132,6 +134,7 @@ def test_failed_stage_fails_the_run_with_its_last_lines_and_other_branches_finis
     assert [states[name] for name in pushed] == ["Completed"]
 
 
+@pytest.mark.slow
 def test_run_goes_on_after_a_failure_is_mended(toy: Toy):
     toy.knob("training-balanced.fail")
     assert toy.retrain("--stages", "ingest", "training")[0] == 1
@@ -149,6 +152,7 @@ def test_failed_hook_fails_the_run(ran: Toy):
     assert "no registry for publish" in output
 
 
+@pytest.mark.slow
 def test_independent_stages_run_side_by_side(toy: Toy):
     for variant in ("balanced", "retrieval"):
         toy.knob(f"training-{variant}.sleep", "60")
@@ -159,6 +163,7 @@ def test_independent_stages_run_side_by_side(toy: Toy):
     assert toy.order() == ["ingest"]
 
 
+@pytest.mark.slow
 def test_output_lines_reach_the_terminal_and_the_run_log(ran: Toy):
     status, output = ran.retrain("--stages", "merge", "--force", "merge")
     assert status == 0, output
@@ -167,6 +172,7 @@ def test_output_lines_reach_the_terminal_and_the_run_log(ran: Toy):
     assert "toy: merge begins" in {line["message"] for line in api(ran, "logs/filter", body)}
 
 
+@pytest.mark.slow
 def test_what_depends_on_a_change_runs_and_only_among_the_named_stages(ran: Toy):
     ran.edit_corpus("another corpus ")
     status, output = ran.retrain("--stages", "ingest", "training")
@@ -202,6 +208,7 @@ def test_run_shows_its_stages_and_metrics_as_artifacts(ran_template, prefect_ser
     assert "git checkout samovar-sample/v0001-" in texts["publication"]
 
 
+@pytest.mark.slow
 def test_stage_that_ends_waits_for_a_dvc_typed_by_hand(toy: Toy):
     """DVC takes its lock again after a stage; by itself it gives up after three seconds."""
     toy.knob("ingest.sleep", "100")
@@ -215,6 +222,7 @@ def test_stage_that_ends_waits_for_a_dvc_typed_by_hand(toy: Toy):
     assert run.returncode == 0, output
 
 
+@pytest.mark.slow
 def test_run_that_starts_waits_for_a_dvc_typed_by_hand(toy: Toy):
     with toy.start("--stages", "ingest") as run:
         with lock_of_dvc(toy):

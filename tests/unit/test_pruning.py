@@ -286,6 +286,7 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", [[], [0]])
 def test_a_fresh_process_reads_the_saved_model_of_every_family(
     pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, removed: list[int]
