@@ -82,6 +82,10 @@ def audit(command: Sequence[str], lock: Path) -> Audit:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise NotAuditedError(f"no answer within {LONGEST_S} s") from None
+        except OSError as error:  # its Python is gone, with the folder that it was made for
+            raise NotAuditedError(
+                f"{command[0]} does not start ({error}): remove {ENVIRONMENT}"
+            ) from error
         # it ends with 1 on a vulnerability as on an error, which leaves no answer
         if not answer.exists():
             raise NotAuditedError(_last_line(done.stderr))

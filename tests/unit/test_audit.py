@@ -63,6 +63,14 @@ def test_no_answer_is_no_success(
         audit.audit(command, Path("requirements.lock"))
 
 
+def test_a_program_whose_python_is_gone_is_no_answer(tmp_path: Path) -> None:
+    script = tmp_path / "pip-audit"
+    script.write_text("#!/gone/bin/python\n")
+    script.chmod(0o755)
+    with pytest.raises(NotAuditedError, match=r"does not start .*remove \.venv/audit"):
+        audit.audit([str(script)], tmp_path / "requirements.lock")
+
+
 @pytest.mark.parametrize(
     ("packages", "options", "ends"),
     [
