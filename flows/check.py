@@ -38,7 +38,10 @@ from tasks.params.load import ParamsError, load_params
 LOCK = Path("requirements.lock")
 SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 60.0
 """The whole check ends within 70 s, whatever does not answer or however busy the machine is."""
-PROBES = {"tasks.look": ("corpora", "evaluation"), "tasks.probe": ("processors", "llm", "store")}
+PROBES = {
+    "tasks.look": ("corpora", "evaluation"),
+    "tasks.probe": ("processors", "llm", "store", "champion", "outside"),
+}
 """Modules that flows/ starts and does not import, and the findings each is asked for."""
 FEW_BYTES, LITTLE_BYTES = 2 * 2**30, 20 * 2**30
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[bold red]ERROR[/]"}

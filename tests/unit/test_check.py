@@ -51,6 +51,10 @@ def answering(status: int, content: object) -> Iterator[str]:
         server.shutdown()
 
 
+def test_every_finding_of_a_probe_is_missed_when_it_does_not_come() -> None:
+    assert check.PROBES["tasks.probe"] == tuple(probe.PROBES)
+
+
 def test_packages_that_differ_are_named(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
     version = importlib.metadata.version("pytest")
