@@ -275,13 +275,14 @@ class _Run:
         if checkpoint is None:
             return
         prefix = "weight."
+        tensors = checkpoint.tensors()
         weights = {
             name.removeprefix(prefix): value
-            for name, value in checkpoint.tensors.items()
+            for name, value in tensors.items()
             if name.startswith(prefix)
         }
         self.decoder.model.load_state_dict(weights)
-        restore_optimizer(self.optimizer, checkpoint.tensors)
+        restore_optimizer(self.optimizer, tensors)
         self._curve = [CurvePoint(*point) for point in checkpoint.state["curve"]]
         logger.info("continuing after step %d of an interrupted run", checkpoint.step)
 

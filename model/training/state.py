@@ -11,10 +11,11 @@ from torch import Tensor
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
 from model.encoder.encoder import Encoder
 from model.training.devices.micro_batches import MicroBatches
-from model.training.devices.sharding import like, whole_tensors
+from model.training.devices.sharded_checkpoint import load_tensors, save_shards
 from model.training.devices.team import Team
 from model.training.objective.cross_batch_memory import DocumentMemory
 
+STEPS = "steps"
 WEIGHTS = "weights."
 CHECKPOINTS_KEPT = 2
 
@@ -55,21 +56,21 @@ class TrainingState:
         """Write a checkpoint of the state after `step`, the same on every process."""
         weights = {WEIGHTS + name: tensor for name, tensor in self._trained_weights().items()}
         moments = self._renamed(optimizer_tensors(self._optimizer), self._names())
-        whole = whole_tensors(weights | moments, team)
-        if team.leads:
-            save_checkpoint(
-                self._folder / "steps",
-                step=step,
-                tensors=whole | self._memory.tensors(),
-                state={
-                    "log_bytes": log_bytes,
-                    "asked_tokens": self._micro_batches.asked_tokens,
-                    "micro_batch_tokens": self._micro_batches.tokens,
-                    "memory": self._memory.sources(),
-                    "training": self._fingerprint,
-                },
-                keep=CHECKPOINTS_KEPT,
+        tensors = weights | moments | self._memory.tensors()
+        state = {
+            "log_bytes": log_bytes,
+            "asked_tokens": self._micro_batches.asked_tokens,
+            "micro_batch_tokens": self._micro_batches.tokens,
+            "memory": self._memory.sources(),
+            "training": self._fingerprint,
+        }
+        steps = self._folder / STEPS
+        if team.shares_weights:
+            save_shards(
+                steps, step=step, tensors=tensors, state=state, keep=CHECKPOINTS_KEPT, team=team
             )
+        elif team.leads:
+            save_checkpoint(steps, step=step, tensors=tensors, state=state, keep=CHECKPOINTS_KEPT)
         team.wait()
 
     def resume(self) -> tuple[int, int]:
@@ -78,7 +79,7 @@ class TrainingState:
         Raises:
             ValueError: The checkpoint belongs to other settings or other sources.
         """
-        checkpoint = load_latest(self._folder / "steps")
+        checkpoint = load_latest(self._folder / STEPS)
         if checkpoint is None:
             return 0, 0
         if checkpoint.state["training"] != self._fingerprint:
@@ -86,18 +87,17 @@ class TrainingState:
                 f"{self._folder} holds a checkpoint of other settings or sources: "
                 "delete the folder to train from the start"
             )
-        weights = {
-            name.removeprefix(WEIGHTS): tensor
-            for name, tensor in checkpoint.tensors.items()
-            if name.startswith(WEIGHTS)
-        }
         own = self._encoder.state_dict()
-        own |= {name: like(tensor, own[name]) for name, tensor in weights.items()}
-        self._encoder.load_state_dict(own)
+        tensors = load_tensors(checkpoint.path, lambda key: own.get(_parameter_of(key)))
+        weights = {
+            key.removeprefix(WEIGHTS): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(WEIGHTS)
+        }
+        self._encoder.load_state_dict(own | weights)
         numbers = {name: number for number, name in self._names().items()}
-        moments = self._renamed(checkpoint.tensors, numbers)
-        restore_optimizer(self._optimizer, moments, like)
-        self._memory.restore(checkpoint.state["memory"], checkpoint.tensors, self._encoder.device)
+        restore_optimizer(self._optimizer, self._renamed(tensors, numbers))
+        self._memory.restore(checkpoint.state["memory"], tensors, self._encoder.device)
         if checkpoint.state["asked_tokens"] == self._micro_batches.asked_tokens:
             # halved when memory ran out; who asks for another size has an answer to that
             self._micro_batches.tokens = int(checkpoint.state["micro_batch_tokens"])
@@ -130,3 +130,9 @@ class TrainingState:
         frozen = {name for name, p in self._encoder.named_parameters() if not p.requires_grad}
         weights = self._encoder.state_dict()
         return {name: tensor for name, tensor in weights.items() if name not in frozen}
+
+
+def _parameter_of(key: str) -> str:
+    """Name of the weight that a saved tensor is or is a moment of; of no weight for a memory."""
+    kind, _, name = key.partition(".")
+    return name.rpartition(".")[0] if kind == "optimizer" else name

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from model.training.step_log import StepRecord
 from model.training.trainer import train
 from tests.unit.test_trainer import SETTINGS
 
+FULL_BYTES = 20_000
+"""More than the log, less than a share of the weights."""
+
 
 class StoppedForTestError(Exception):
     """Stands for a process that dies."""
@@ -33,12 +37,17 @@ def settings_of(case: dict[str, Any]) -> TrainSettings:
 
 
 def run(model: Path, table: Path, folder: Path, case: dict[str, Any]) -> None:
-    """Train; the leading process writes weights.pt, unless the case stops the training."""
+    """Train; the leading process writes weights.pt, unless the case stops the training.
+
+    With "full_at" the disk is full for the last process when that step is to be saved.
+    """
     encoder = Encoder.load(model)
 
     def stop(record: StepRecord) -> None:
         if record.step == case.get("stop_after"):
             raise StoppedForTestError
+        if record.step == case.get("full_at") and dist.get_rank() == dist.get_world_size() - 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_BYTES, resource.RLIM_INFINITY))
 
     folder.mkdir(exist_ok=True)
     try:
@@ -51,6 +60,10 @@ def run(model: Path, table: Path, folder: Path, case: dict[str, Any]) -> None:
             on_step=stop,
         )
     except StoppedForTestError:
+        return
+    except OSError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        (folder / f"error-{dist.get_rank()}.txt").write_text(str(error))
         return
     if Team().leads:
         torch.save(encoder.state_dict(), folder / "weights.pt")

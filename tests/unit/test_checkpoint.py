@@ -28,9 +28,10 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert loaded is not None
     assert loaded.step == 3
     assert loaded.state == state
-    assert loaded.tensors.keys() == tensors.keys()
-    assert all(torch.equal(loaded.tensors[name], tensors[name]) for name in tensors)
-    assert loaded.tensors["half"].dtype == torch.bfloat16
+    got = loaded.tensors()
+    assert got.keys() == tensors.keys()
+    assert all(torch.equal(got[name], tensors[name]) for name in tensors)
+    assert got["half"].dtype == torch.bfloat16
 
 
 def test_only_the_newest_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_only_the_newest_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-00000010"]
     loaded = load_latest(tmp_path)
     assert loaded is not None
-    assert loaded.tensors["a"].item() == 10
+    assert loaded.tensors()["a"].item() == 10
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
@@ -104,8 +105,8 @@ def test_a_restored_optimizer_takes_the_same_steps(tmp_path: Path) -> None:
     resumed, second = _model()
     loaded = load_latest(tmp_path)
     assert loaded is not None
-    resumed.load_state_dict({name: loaded.tensors[name] for name in resumed.state_dict()})
-    restore_optimizer(second, loaded.tensors)
+    resumed.load_state_dict({name: loaded.tensors()[name] for name in resumed.state_dict()})
+    restore_optimizer(second, loaded.tensors())
     _steps(resumed, second, 3, 6)
     for name, value in unbroken.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name

@@ -150,7 +150,7 @@ def test_an_interrupted_training_of_adapters_ends_bit_identical(
         run(Encoder.load(pico_folder), pico_texts, tmp_path / "cut", on_step=cut)
     checkpoint = load_latest(tmp_path / "cut" / "checkpoint" / "steps")
     assert checkpoint is not None
-    weights = [name for name in checkpoint.tensors if name.startswith("weights.")]
+    weights = [name for name in checkpoint.tensors() if name.startswith("weights.")]
     assert len(weights) == 3 * 3 * 2
     assert all("lora_" in name for name in weights)
     resumed = Encoder.load(pico_folder)

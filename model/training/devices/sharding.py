@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from model.encoder.blocks import named_blocks
 from model.encoder.encoder import Encoder
@@ -49,15 +49,6 @@ def whole_tensors(tensors: Mapping[str, Tensor], team: Team) -> dict[str, Tensor
         if team.leads:
             whole[name] = gathered
     return whole
-
-
-def like(value: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor as `model` is held, if it is of its shape: this process's share, or all."""
-    if not isinstance(model, DTensor) or value.shape != model.shape:
-        return value
-    value = value.to(model.device)
-    # every process has read the whole, so nothing needs to be sent
-    return distribute_tensor(value, model.device_mesh, model.placements, src_data_rank=None)
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float, team: Team) -> Tensor:
