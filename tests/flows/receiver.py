@@ -1,12 +1,13 @@
 """What listens where a notification goes: a webhook and a mail server, both on loopback."""
 
 import contextlib
-import json
 import socketserver
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 
 @contextlib.contextmanager
@@ -14,19 +15,13 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Address for SAMOVAR_NOTIFY, and the JSON bodies that arrive."""
     bodies: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            bodies.append(json.loads(self.rfile.read(length)))
-            self.send_response(200)
-            self.end_headers()
+    def take(request: Request) -> Response:
+        bodies.append(request.get_json())
+        return Response()
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    with _serving(server):
-        yield f"json://127.0.0.1:{server.server_address[1]}/hook", bodies
+    with HTTPServer() as server:
+        server.expect_request("/hook").respond_with_handler(take)
+        yield f"json://127.0.0.1:{server.port}/hook", bodies
 
 
 class _Mail(socketserver.StreamRequestHandler):

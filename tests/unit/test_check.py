@@ -1,19 +1,20 @@
 """The doctor's checks of this machine, against a server and a lock file of the test."""
 
-import http.server
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from flows import check
 from flows.server.server import free_port
@@ -25,30 +26,20 @@ from tasks.store.storage import open_storage
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "infra" / "profiles" / "sample.yaml"
+ANY_PATH = re.compile("")
 
 
 @contextmanager
 def answering(status: int, content: object) -> Iterator[str]:
     """Address of a server that gives this answer to every request that bears a secret, else 401."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.do_GET()
+    def answer(request: Request) -> Response:
+        is_known = request.headers.get("Authorization", "").endswith(("c2VjcmV0", "secret"))
+        return Response(json.dumps(content), status if is_known else 401)
 
-        def do_GET(self) -> None:
-            is_known = self.headers.get("Authorization", "").endswith(("c2VjcmV0", "secret"))
-            self.send_response(status if is_known else 401)
-            self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with HTTPServer() as server:
+        server.expect_request(ANY_PATH).respond_with_handler(answer)
+        yield server.url_for("").rstrip("/")
 
 
 def test_every_finding_of_a_probe_is_missed_when_it_does_not_come() -> None:

@@ -1,37 +1,20 @@
 """This machine is asked without the proxy that the environment names."""
 
 import os
-import threading
 import urllib.request
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from flows.server.server import free_port, is_up, reached_at
 from flows.settings import spare_loopback
 
 
-class Health(BaseHTTPRequestHandler):
-    """Answers as the health of a Prefect API does."""
-
-    def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/api/health" else 404)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
-def server() -> Iterator[str]:
+def server(httpserver: HTTPServer) -> str:
     """The address of an API that is up."""
-    with HTTPServer(("127.0.0.1", 0), Health) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{listening.server_port}/api"
-        listening.shutdown()
-        thread.join()
+    httpserver.expect_request("/api/health").respond_with_data()
+    return httpserver.url_for("/api")
 
 
 @pytest.fixture(autouse=True)

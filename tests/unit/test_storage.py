@@ -1,13 +1,12 @@
 """Object storage on a local folder, and what is said when S3 cannot be used."""
 
 import os
-import threading
-from collections.abc import Iterator
+import re
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from tasks.contract.stage import StageError
 from tasks.store.storage import Storage, inner_path, open_storage
@@ -169,30 +168,11 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def refusing_server() -> Iterator[str]:
+def refusing_server(httpserver: HTTPServer) -> str:
     """An S3 service that refuses every signature."""
-    body = b"<?xml version='1.0'?><Error><Code>SignatureDoesNotMatch</Code></Error>"
-
-    class Handler(BaseHTTPRequestHandler):
-        def refuse(self) -> None:
-            self.send_response(403)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_GET = do_HEAD = do_PUT = do_POST = refuse
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    body = "<?xml version='1.0'?><Error><Code>SignatureDoesNotMatch</Code></Error>"
+    httpserver.expect_request(re.compile("")).respond_with_data(body, 403)
+    return httpserver.url_for("").rstrip("/")
 
 
 @pytest.mark.usefixtures("credentials")
