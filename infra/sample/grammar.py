@@ -207,6 +207,7 @@ def _person_word(word: str, index: int, gender: str) -> list[str]:
     return _surname_forms(word, gender)
 
 
+@functools.cache
 def agree(word: str, gender: str) -> str:
     """Put a verb, participle or adjective (masculine or third person) into agreement.
 

@@ -1,5 +1,6 @@
 """Sentence pairs: graded paraphrases and entailment with contradiction."""
 
+import functools
 import random
 from collections.abc import Callable
 
@@ -13,10 +14,11 @@ _HALF = 0.5
 PairRecord = dict[str, str | float]
 
 
-def stems(text: str) -> set[str]:
+@functools.cache
+def stems(text: str) -> frozenset[str]:
     """Beginnings of the longer words of a text: a rough measure of shared vocabulary."""
     words = text.lower().replace("?", " ").split()
-    return {word[:_STEM_LETTERS] for word in words if len(word) >= _SHORTEST_WORD}
+    return frozenset(word[:_STEM_LETTERS] for word in words if len(word) >= _SHORTEST_WORD)
 
 
 def common_stems(first: str, second: str) -> int:
@@ -24,6 +26,7 @@ def common_stems(first: str, second: str) -> int:
     return len(stems(first) & stems(second))
 
 
+@functools.cache
 def may_agree(first: str, second: str) -> bool:
     """Whether one value is the other in fewer words: "Африка" does not deny "Восточная Африка"."""
     ours, theirs = set(first.lower().split()), set(second.lower().split())

@@ -7,6 +7,7 @@ the subject is always named, never "this river".
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from infra.sample.grammar import Noun, decline_person, decline_phrase
@@ -51,7 +52,7 @@ class Row:
     kind: Noun
     mode: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name used for the split and for tracking, in lower case."""
         return self.name.lower()
@@ -66,7 +67,7 @@ class Table:
     relations: tuple[Relation, ...]
     rows: tuple[Row, ...] = field(default=())
 
-    @property
+    @cached_property
     def domain(self) -> str:
         """One of `DOMAINS`."""
         return self.meta["domain"]
