@@ -103,6 +103,7 @@ def test_a_state_seen_before_comes_from_the_run_cache(ran: Toy):
     assert task_states(ran, last_run(ran))["ingest"] == "Cached"
 
 
+@pytest.mark.slow
 def test_a_killed_stage_is_said_to_have_been_killed(toy: Toy):
     toy.knob("training-balanced.sleep", "60")
     with toy.start() as flow:
@@ -144,6 +145,7 @@ def test_run_goes_on_after_a_failure_is_mended(toy: Toy):
     assert toy.order() == ["ingest", "training-retrieval", "training-balanced"]
 
 
+@pytest.mark.slow
 def test_failed_hook_fails_the_run(ran: Toy):
     ran.knob("publish.fail")
     status, output = ran.retrain()
@@ -270,6 +272,7 @@ def test_bad_parameter_stops_before_anything_starts(ran: Toy):
     assert ran.order() == []
 
 
+@pytest.mark.slow
 def test_second_run_in_a_checkout_is_refused(ran: Toy):
     ran.knob("merge.sleep", "60")
     with ran.start("--stages", "merge", "--force", "merge") as first:
