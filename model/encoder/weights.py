@@ -4,11 +4,13 @@ transformers fills a tensor that a checkpoint lacks with random numbers and skip
 place for; neither is an error there.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 SHOWN = 3
 """Names that a message lists."""
@@ -23,11 +25,30 @@ def read_weights(source: str | Path, **options: Any) -> tuple[PreTrainedModel, L
     Args:
         source: A folder or a hub id.
         options: For `from_pretrained`.
+
+    Raises:
+        ValueError: The index of the weights names files outside of the folder.
     """
+    _refuse_files_elsewhere(Path(source) / SAFE_WEIGHTS_INDEX_NAME)
     # a shape that differs is reported with the rest, in place of a RuntimeError
     return AutoModel.from_pretrained(
         source, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
+
+
+def _refuse_files_elsewhere(index: Path) -> None:
+    if not index.is_file():
+        return
+    content = json.loads(index.read_text(encoding="utf-8"))
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError(f"{index} has no weight_map: fetch it again, or save the weights anew")  # noqa: TRY004 - a file of the wrong form is a bad value
+    elsewhere = {str(name) for name in files.values() if Path(str(name)).name != name}
+    if elsewhere:
+        raise ValueError(
+            f"{index} names files outside of its folder ({_listed(elsewhere)}): put the weights "
+            "beside it and name them alone"
+        )
 
 
 def check_weights(model: PreTrainedModel, info: LoadingInfo, advice: str) -> None:

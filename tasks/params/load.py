@@ -349,7 +349,7 @@ class KeyTwiceError(ValueError):
     """A mapping holds a key twice, of which YAML would silently take the last."""
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(yaml.CSafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         lines: dict[str, int] = {}
         for key, _ in node.value:

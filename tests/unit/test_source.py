@@ -288,3 +288,28 @@ def test_a_decoder_without_a_list_of_blocks_is_refused_by_name(
     )
     AutoModel.from_config(config).save_pretrained(causal_folder)
     refused(causal_folder, r"OPTModel \(opt\) has no list of 2 blocks.*take another decoder")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/elsewhere.safetensors", 3, "sub/a"])
+def test_an_index_that_names_files_elsewhere_is_refused(
+    causal_folder: Path, name: object, tmp_path: Path
+) -> None:
+    """transformers would read them: nothing outside of a folder is part of what it holds."""
+    weights = causal_folder / "model.safetensors"
+    keys = load_file(weights)
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(keys, name)}
+    (causal_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(causal_folder, "names files outside of its folder")
+
+
+def test_an_index_of_files_beside_it_is_read(causal_folder: Path) -> None:
+    weights = causal_folder / "model.safetensors"
+    keys = load_file(weights)
+    weights.rename(causal_folder / "part.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(keys, "part.safetensors")}
+    path = causal_folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    load_decoder(str(causal_folder), revision=None, attn_implementation="eager")
+    path.write_text("[]")
+    refused(causal_folder, "has no weight_map")
