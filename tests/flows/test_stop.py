@@ -43,23 +43,14 @@ def dvc_of(stage_pid: int) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_training_dies_with_the_flow(sleeper: Toy, number):
-    with sleeper.start(*ONE_STAGE) as flow:
-        training = sleeper.pid("training-balanced")
-        dvc = dvc_of(training)
-        flow.send_signal(number)
-        wait_until(lambda: not is_alive(training) and not is_alive(dvc), GONE_S)
-    assert flow.returncode != 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_training_that_ignores_sigterm_dies_with_the_flow(sleeper: Toy, number):
     """A trainer that is in the middle of a long step, or of a checkpoint, looks like this."""
     sleeper.knob("training-balanced.stubborn")
     with sleeper.start(*ONE_STAGE) as flow:
         training = sleeper.pid("training-balanced")
+        dvc = dvc_of(training)
         flow.send_signal(number)
-        wait_until(lambda: not is_alive(training), GONE_S)
+        wait_until(lambda: not is_alive(training) and not is_alive(dvc), GONE_S)
     assert flow.returncode != 0
 
 
