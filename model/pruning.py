@@ -125,6 +125,11 @@ def remove_blocks(decoder: PreTrainedModel, removed: Sequence[int]) -> None:
         ValueError: The decoder has no list of blocks as long as its config says, or the config
             cannot say which blocks stay.
     """
+    if getattr(decoder.config, "is_heterogeneous", False) and removed:
+        raise ValueError(
+            f"the blocks of {type(decoder).__name__} have a config each (per_layer_config), which "
+            "pruning does not cut: set prune.fraction to 0"
+        )
     name, blocks = named_blocks(decoder)
     kept = [number for number in range(len(blocks)) if number not in set(removed)]
     for new_number, number in enumerate(kept):

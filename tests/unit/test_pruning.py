@@ -314,6 +314,13 @@ def test_blocks_counted_in_a_field_nobody_knows_are_refused(
         remove_blocks(decoder, [0])
 
 
+def test_blocks_with_a_config_each_are_refused_by_name() -> None:
+    decoder = AutoModel.from_config(tiny_config("llama"))
+    decoder.config.per_layer_config = {1: {"intermediate_size": 48}}
+    with pytest.raises(ValueError, match=r"LlamaModel have a config each .*prune\.fraction to 0"):
+        remove_blocks(decoder, [1])
+
+
 def test_an_unknown_architecture_is_refused() -> None:
     decoder = AutoModel.from_config(MambaConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2))
     decoder.config.num_hidden_layers = 5
