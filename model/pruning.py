@@ -22,9 +22,26 @@ from model.encoder.encoder import Encoder
 from model.encoder.pooling.build import LayerPooling
 from model.encoder.tokenization import TokenizedText, collate, token_budget_batches
 
-PER_LAYER_KEYS = ("layer_types", "mlp_layer_types", "no_rope_layers")
-"""Config lists with one entry per block."""
-LAYER_INDEX_KEYS = ("mlp_only_layers",)
+PER_LAYER_KEYS = (
+    "layer_types",
+    "layers_block_type",
+    "mlp_layer_types",
+    "no_rope_layers",
+    "layer_rope_theta",
+    "num_attention_heads_per_layer",
+    "num_key_value_heads_per_layer",
+    "intermediate_size",
+    "activation_sparsity_pattern",
+)
+"""Config lists with one entry per block; some are plain numbers in other types of decoder."""
+LAYER_INDEX_KEYS = (
+    "mlp_only_layers",
+    "moe_layers",
+    "attn_layer_indices",
+    "local_layer_ids",
+    "ple_layer_ids",
+    "rope_scaling_layers",
+)
 """Config lists of block numbers."""
 FIRST_BLOCKS_KEYS = ("first_k_dense_replace", "num_dense_layers")
 """Config numbers of first blocks that are of another kind than the rest."""
@@ -130,6 +147,8 @@ def remove_blocks(decoder: PreTrainedModel, removed: Sequence[int]) -> None:
             f"the blocks of {type(decoder).__name__} have a config each (per_layer_config), which "
             "pruning does not cut: set prune.fraction to 0"
         )
+    if removed:
+        _refuse_unknown_lists(decoder.config)
     name, blocks = named_blocks(decoder)
     kept = [number for number in range(len(blocks)) if number not in set(removed)]
     for new_number, number in enumerate(kept):
@@ -141,20 +160,41 @@ def remove_blocks(decoder: PreTrainedModel, removed: Sequence[int]) -> None:
     _require_same_blocks(decoder)
 
 
+def _refuse_unknown_lists(config: PreTrainedConfig) -> None:
+    """Refuse a config with a list about blocks that `_renumber` would leave as it is.
+
+    Left alone it would still be read, for other blocks than it speaks of.
+    """
+    known = {*PER_LAYER_KEYS, *LAYER_INDEX_KEYS}
+    strange = [
+        key
+        for key, value in config.to_dict().items()
+        if "layer" in key and key not in known and not key.startswith("mtp_")
+        if isinstance(value, list) and value
+    ]
+    if strange:
+        raise ValueError(
+            f"the config of {config.model_type} lists {', '.join(strange)}, of which pruning does "
+            "not know what they say about blocks: set prune.fraction to 0"
+        )
+
+
 def _renumber(config: PreTrainedConfig, kept: Sequence[int]) -> None:
     """Let a config say which blocks there are when those of the numbers `kept` stay."""
+    count = config.num_hidden_layers
     for key in PER_LAYER_KEYS:
         values = getattr(config, key, None)
-        if values:
+        # a name may be another name of a list that is cut already
+        if isinstance(values, list | tuple) and len(values) == count:
             setattr(config, key, [values[number] for number in kept])
     for key in LAYER_INDEX_KEYS:
         numbers = getattr(config, key, None)
         if numbers:
             setattr(config, key, [kept.index(number) for number in numbers if number in kept])
     for key in FIRST_BLOCKS_KEYS:
-        count = getattr(config, key, None)
-        if count:
-            setattr(config, key, sum(number < count for number in kept))
+        first = getattr(config, key, None)
+        if first:
+            setattr(config, key, sum(number < first for number in kept))
     config.num_hidden_layers = len(kept)
 
 

@@ -44,13 +44,13 @@ def named_as_unfit(decoder: PreTrainedModel) -> Iterator[None]:
     transformers holds some two hundred types, each with code of its own.
 
     Raises:
-        ValueError: Something else than memory or a refusal in words ended the block.
+        ValueError: Something else than memory, the disk or a refusal in words ended the block.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, OSError, ValueError):
         raise
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+    except Exception as error:
         logger.exception("in the code of %s", type(decoder).__name__)
         first_line = str(error).strip().partition("\n")[0]
         raise ValueError(

@@ -14,12 +14,15 @@ from transformers import (
     AutoModel,
     Gemma3TextConfig,
     GPT2Config,
+    GraniteSWAConfig,
+    OlmoHybridConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
 from transformers.models.mamba.configuration_mamba import MambaConfig
 
+from model.backbone.decoder import named_as_unfit
 from model.encoder.encoder import Encoder
 from model.encoder.pooling.build import PoolingSettings
 from model.encoder.tokenization import TokenizedText
@@ -312,6 +315,36 @@ def test_blocks_counted_in_a_field_nobody_knows_are_refused(
     decoder = AutoModel.from_config(deep_seek(4, 2))
     with pytest.raises(ValueError, match=r"describes another decoder .*layers\.1\.mlp"):
         remove_blocks(decoder, [0])
+
+
+def test_a_config_that_refuses_the_blocks_that_stay_is_named(tmp_path: Path) -> None:
+    """The check is the config's own, with an error of its own that is no ValueError."""
+    kinds = ["linear_attention", "full_attention"]
+    config = OlmoHybridConfig(**SMALL, num_hidden_layers=2, layer_types=kinds, pad_token_id=0)
+    decoder = AutoModel.from_config(config)
+    remove_blocks(decoder, [0])
+    decoder.save_pretrained(tmp_path)
+    refused = pytest.raises(ValueError, match=r"OlmoHybridModel .*fails as an encoder")
+    with refused, named_as_unfit(decoder):
+        AutoModel.from_pretrained(tmp_path)
+
+
+def test_rope_frequencies_of_each_block_go_with_it(tmp_path: Path) -> None:
+    config = GraniteSWAConfig(**SMALL, num_hidden_layers=4, layer_rope_theta=[1e3, 1e4, 1e5, 1e6])
+    decoder = AutoModel.from_config(config)
+    remove_blocks(decoder, [1])
+    assert decoder.config.layer_rope_theta == [1e3, 1e5, 1e6]
+    decoder.save_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).config.layer_rope_theta == [1e3, 1e5, 1e6]
+
+
+def test_numbers_of_blocks_in_a_list_nobody_knows_are_refused() -> None:
+    """Left alone they would be read as numbers of other blocks."""
+    decoder = AutoModel.from_config(tiny_config("llama"))
+    decoder.config.special_layers = [1]
+    with pytest.raises(ValueError, match=r"llama lists special_layers.*prune\.fraction to 0"):
+        remove_blocks(decoder, [0])
+    remove_blocks(decoder, [])
 
 
 def test_blocks_with_a_config_each_are_refused_by_name() -> None:
