@@ -89,10 +89,15 @@ def load_decoder(
 
 @contextmanager
 def _explained(source: str, revision: str | None, kernel: str) -> Iterator[None]:
-    """Turn what transformers raises into a ValueError that says what to do."""
+    """Turn what transformers raises into a ValueError that says what to do.
+
+    It raises errors of any class: configs are checked by dataclasses of the hub's package.
+    """
     try:
         yield
-    except (ImportError, OSError, ValueError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
         raise ValueError(_explain(source, revision, kernel, error)) from error
 
 

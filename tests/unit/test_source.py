@@ -313,3 +313,9 @@ def test_an_index_of_files_beside_it_is_read(causal_folder: Path) -> None:
     load_decoder(str(causal_folder), revision=None, attn_implementation="eager")
     path.write_text("[]")
     refused(causal_folder, "has no weight_map")
+
+
+def test_a_config_with_a_value_of_another_type_is_refused(causal_folder: Path) -> None:
+    path = causal_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": "two"}))
+    refused(causal_folder, r"holds no decoder .*to load: .*num_hidden_layers")
