@@ -1,7 +1,7 @@
 """A real PostgreSQL for tests, on loopback, in a folder of its own.
 
-pytest-postgresql cannot start one as root, which tests in a container are, nor kill one and start it
-again.
+pytest-postgresql cannot start one as root, which tests in a container are, nor kill one and start
+it again.
 """
 
 import contextlib
