@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import (
     AutoModel,
+    FalconH1Config,
     Gemma3TextConfig,
     GPT2Config,
     GraniteSWAConfig,
@@ -335,6 +336,12 @@ def test_rope_frequencies_of_each_block_go_with_it(tmp_path: Path) -> None:
     assert decoder.config.layer_rope_theta == [1e3, 1e5, 1e6]
     decoder.save_pretrained(tmp_path)
     assert AutoModel.from_pretrained(tmp_path).config.layer_rope_theta == [1e3, 1e5, 1e6]
+
+
+def test_a_list_that_is_made_of_other_fields_follows_them() -> None:
+    decoder = AutoModel.from_config(FalconH1Config(**SMALL, num_hidden_layers=3, mamba_n_heads=8))
+    remove_blocks(decoder, [1])
+    assert len(decoder.config.layers_block_type) == 2
 
 
 def test_numbers_of_blocks_in_a_list_nobody_knows_are_refused() -> None:
