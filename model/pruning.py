@@ -183,7 +183,8 @@ def _renumber(config: PreTrainedConfig, kept: Sequence[int]) -> None:
     """Let a config say which blocks there are when those of the numbers `kept` stay."""
     count = config.num_hidden_layers
     for key in PER_LAYER_KEYS:
-        if isinstance(getattr(type(config), key, None), property):
+        own_name = config.attribute_map.get(key, key)
+        if isinstance(getattr(type(config), own_name, None), property):
             continue  # made of other fields
         values = getattr(config, key, None)
         # a name may be another name of a list that is cut already
