@@ -197,7 +197,7 @@ def _show(target: Path, found: Found) -> None:
     for name in record["notices"]:
         logger.info("its terms go with every copy of it: %s", target / name)
     if record["licence"] == UNKNOWN_LICENCE:
-        logger.warning("its licence is not known: say --licence, it goes into the model's card")
+        logger.warning("its licence is not known: say it by --licence, and base.json keeps it")
     logger.info("use it by backbone.source: %s", target)
 
 
