@@ -5,6 +5,7 @@ import http
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -125,6 +126,11 @@ def toy_pipeline() -> dict[str, object]:
     }
 
 
+def _heed_ctrl_c() -> None:
+    """As at a terminal: what a shell starts in the background ignores it, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Toy:
     """A toy checkout."""
@@ -177,6 +183,7 @@ class Toy:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=_heed_ctrl_c,
         )
 
     def retrain(self, *arguments: str, **environment: str) -> tuple[int, str]:
