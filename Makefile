@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONUTF8 := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup data demo real pico retrain repro base pull profile test test-all style lint audited audit bench check ui up down status serve s3-up s3-down
+.PHONY: help setup data demo real pico retrain repro base pull profile test test-all style lint audit bench check ui up down status serve s3-up s3-down
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,20 +49,20 @@ pull: setup  ## Fetch data and outputs of this commit from the store
 profile: setup  ## Install a profile: make profile PROFILE=qwen3-0.6b
 	$(RUN) flows.profile $(PROFILE)
 
-# the type checker keeps one core busy for a minute: it runs beside the tests and speaks after them
+# the type checker takes a minute and the audit waits: they run beside the tests and speak after them
 define tested
 	mkdir -p .samovar
-	basedpyright >.samovar/types.log 2>&1 & types=$$!; \
-	trap 'kill $$types 2>/dev/null' INT TERM; \
+	{ basedpyright && $(RUN) infra.audit --where-possible; } >.samovar/lint.log 2>&1 & lint=$$!; \
+	trap 'kill $$lint 2>/dev/null' INT TERM; \
 	$(1); tests=$$?; \
-	wait $$types; types=$$?; cat .samovar/types.log; exit $$((tests ? tests : types))
+	wait $$lint; lint=$$?; cat .samovar/lint.log; exit $$((tests ? tests : lint))
 endef
 
 test: style  ## Lint, then what a change must pass in minutes: every test but those marked slow
 	$(call tested,$(RUN) pytest -n 2 --dist loadfile -m "not slow and not s3")
 
 # whole chains come first by name and last longest: a reordering would leave them to one worker
-test-all: style audited  ## Lint, then everything: whole chains, services, S3, PostgreSQL, kills, teams
+test-all: style  ## Lint, then everything: whole chains, services, S3, PostgreSQL, kills, teams
 	$(call tested,$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/flows/test_stop.py)
 	$(RUN) pytest tests/flows/test_stop.py  # holds to deadlines: nothing else may run meanwhile
 
@@ -71,10 +71,8 @@ style: setup
 	ruff format --check .
 	lint-imports
 
-lint: style audited  ## ruff, import-linter, basedpyright, and pip-audit where it can ask
+lint: style  ## ruff, import-linter, basedpyright, and pip-audit where it can ask
 	basedpyright
-
-audited: setup
 	$(RUN) infra.audit --where-possible
 
 audit: setup  ## Known vulnerabilities of the pinned packages (pip-audit, in an environment of its own)

