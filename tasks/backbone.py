@@ -9,6 +9,7 @@ import logging
 import random
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,9 +19,11 @@ from model import checkpoint
 from model.backbone import scratch
 from model.backbone.attention_temperature import temper_attention
 from model.backbone.decoder import named_as_unfit, save_and_prove
+from model.backbone.provenance import Provenance, of_folder, of_hub
 from model.backbone.rope import require_length, scale_rope
 from model.backbone.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.backbone.source import load_decoder
+from model.backbone.vocabulary.trim import compare, count_tokens, select_tokens, trim
 from model.encoder import compilation
 from model.encoder.attention import set_attention
 from model.encoder.encoder import Encoder
@@ -28,15 +31,21 @@ from model.encoder.pooling.build import LatentSize, PoolingSettings, kind_of
 from model.training import schedule
 from model.writing import writing
 from tasks.contract.prompts import query_prompt
-from tasks.contract.records import MANIFEST, read_table
-from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.contract.records import MANIFEST, read_shards, read_table
+from tasks.contract.stage import StageError, atomic_folder, read_json, run_stage, write_json
 from tasks.machine.compute import Machine, use_compute
 from tasks.outside import recorded
 from tasks.params.load import Backbone, Params, Prompts
-from tasks.params.paths import ARTIFACTS, CHECKPOINTS
+from tasks.params.paths import ARTIFACTS, BASE, CHECKPOINTS
+from tasks.params.training import Vocabulary
 from tasks.store.storage import open_storage
 
 DOCUMENTS = ARTIFACTS / "ingest" / "documents"
+EXAMPLES = ARTIFACTS / "ingest" / "examples"
+COMPARED_TEXTS = 10_000  # some three times as many: an example has several
+FEW_BYTES_PER_TOKEN = (
+    2.5  # a Cyrillic letter has two; a tokenizer that knows a language holds 3 to 10
+)
 TOKENIZER_CHARACTERS = 20_000_000  # a vocabulary of thousands is settled long before
 CHECKPOINT_INTERVAL_S = 20.0  # the work a killed run loses; writing one takes well below a second
 
@@ -51,17 +60,20 @@ def main() -> None:
 
 
 def body(params: Params) -> None:
-    """Write the model folder, the proof of its attention, its metrics and its training curve."""
+    """Write the model, where it comes from, the proof of its attention, metrics and curve."""
     machine = use_compute(params.compute)
     settings = params.backbone
     curve: list[CurvePoint] = []
+    vocabulary: dict[str, float] = {}
     checkpoints = CHECKPOINTS / "backbone" / _run_key(params, machine)
     with atomic_folder(ARTIFACTS / "backbone") as folder:
         try:
             if settings.source == "scratch":
                 (decoder, tokenizer), curve = _train(settings, machine, checkpoints)
+                Provenance("scratch").write(folder / BASE.name)
             else:
-                decoder, tokenizer = _load(settings, params.store.endpoint_url)
+                decoder, tokenizer = _load(settings, params.store.endpoint_url, folder / BASE.name)
+                tokenizer, vocabulary = _fit_vocabulary(decoder, tokenizer, settings.vocabulary)
             with named_as_unfit(decoder):
                 _adapt(decoder, settings)
                 encoder = Encoder(
@@ -82,7 +94,7 @@ def body(params: Params) -> None:
         except ValueError as error:
             raise StageError(str(error)) from error
         write_json(folder / "proof.json", proof)
-        write_json(folder / "metrics.json", _metrics(encoder, settings, curve))
+        write_json(folder / "metrics.json", _metrics(encoder, settings, curve, vocabulary))
         _write_curve(folder / "curves.csv", curve)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -96,27 +108,75 @@ def _adapt(decoder: PreTrainedModel, settings: Backbone) -> None:
     temper_attention(decoder, settings.attention_temperature)
 
 
-def _load(settings: Backbone, endpoint_url: str | None) -> Parts:
-    if settings.revision is not None and (
-        "://" in settings.source or Path(settings.source).is_dir()
-    ):
+def _load(settings: Backbone, endpoint_url: str | None, record: Path) -> Parts:
+    """A decoder from elsewhere; its origin, licence and terms are written into `record`."""
+    source, kernel = settings.source, settings.attn_implementation
+    is_local = Path(source).is_dir()
+    if settings.revision is not None and ("://" in source or is_local):
         raise StageError(
             f"backbone.revision {settings.revision!r} is for hub ids, but backbone.source is "
-            f"{settings.source!r}: set revision to null"
+            f"{source!r}: set revision to null"
         )
-    if not settings.source.startswith("s3://"):
-        return load_decoder(
-            settings.source,
-            revision=settings.revision,
-            attn_implementation=settings.attn_implementation,
-        )
+    if not source.startswith("s3://"):
+        parts = load_decoder(source, revision=settings.revision, attn_implementation=kernel)
+        known = of_folder(Path(source), source) if is_local else of_hub(source, settings.revision)
+        known.write(record)
+        return parts
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary) / "decoder"
-        logger.info("downloading %s", settings.source)
-        open_storage(settings.source, endpoint_url).download_folder("", local)
-        return load_decoder(
-            str(local), revision=None, attn_implementation=settings.attn_implementation
+        logger.info("downloading %s", source)
+        open_storage(source, endpoint_url).download_folder("", local)
+        of_folder(local, source).write(record)
+        return load_decoder(str(local), revision=None, attn_implementation=kernel)
+
+
+def _fit_vocabulary(
+    decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: Vocabulary
+) -> tuple[PreTrainedTokenizerFast, dict[str, float]]:
+    """Trim where that is asked for; what the ingested texts are made of, before and after."""
+    kept = list(range(max(tokenizer.get_vocab().values()) + 1))
+    smaller = tokenizer
+    if settings.kind == "trim":
+        counts = count_tokens(tokenizer, _texts())
+        kept = select_tokens(
+            tokenizer, counts, min_count=settings.min_count, max_tokens=settings.max_tokens
         )
+        smaller = trim(decoder, tokenizer, kept)
+    rows = sum(read_json(folder / MANIFEST)["rows"] for folder in (DOCUMENTS, EXAMPLES))
+    sample = itertools.islice(_texts(), 0, None, max(1, rows // COMPARED_TEXTS))
+    coverage = compare(tokenizer, smaller, kept, list(sample))
+    before, after = (
+        coverage.bytes / max(1, tokens)
+        for tokens in (coverage.tokens_before, coverage.tokens_after)
+    )
+    if after < FEW_BYTES_PER_TOKEN:
+        logger.warning(
+            "a token of this decoder holds %.1f bytes of the ingested texts, expected 3 to 10: it "
+            "hardly knows their language, and will read them slowly and badly",
+            after,
+        )
+    logger.info(
+        "vocabulary of %d tokens, %d before; %d of %d texts keep theirs",
+        *(len(smaller), len(tokenizer), coverage.same, coverage.texts),
+    )
+    return smaller, {
+        "tokens_before": len(tokenizer),
+        "tokens": len(smaller),
+        "same_texts_share": round(coverage.same / max(1, coverage.texts), 4),
+        "bytes_per_token_before": round(before, 3),
+        "bytes_per_token": round(after, 3),
+    }
+
+
+def _texts() -> Iterator[str]:
+    """Every text of the ingested corpora; those of evaluation are none of them."""
+    for table in read_shards(DOCUMENTS, ["title", "text"]):
+        for name in ("title", "text"):
+            yield from table[name].to_pylist()
+    for table in read_shards(EXAMPLES, ["query", "positives", "negatives"]):
+        yield from table["query"].to_pylist()
+        for name in ("positives", "negatives"):
+            yield from itertools.chain.from_iterable(table[name].to_pylist())
 
 
 def _train(
@@ -204,7 +264,12 @@ def _prompts(prompts: Prompts) -> dict[str, str]:
     return by_task | {"query": by_task.get("retrieval", ""), "document": ""}
 
 
-def _metrics(encoder: Encoder, settings: Backbone, curve: list[CurvePoint]) -> dict[str, object]:
+def _metrics(
+    encoder: Encoder,
+    settings: Backbone,
+    curve: list[CurvePoint],
+    vocabulary: dict[str, float],
+) -> dict[str, object]:
     config = encoder.backbone.config
     metrics: dict[str, object] = {
         "source": settings.source,
@@ -217,6 +282,8 @@ def _metrics(encoder: Encoder, settings: Backbone, curve: list[CurvePoint]) -> d
         "embedding_size": encoder.embedding_size,
         "vocab_size": config.vocab_size,
     }
+    if vocabulary:
+        metrics["vocabulary"] = vocabulary
     if curve:
         metrics["causal_lm"] = {"steps": len(curve), "final_loss_nats": round(curve[-1].loss, 4)}
     return metrics

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.contract.stage import StageError, read_json, run_stage, write_json
 from tasks.evaluate.instructions import Instructions
 from tasks.params.load import PARAMS_FILE, Params
-from tasks.params.paths import ARTIFACTS, DECISION, MODEL_CARD, PUBLISHED, REPORT
+from tasks.params.paths import ARTIFACTS, BASE, BASE_RECORD, DECISION, MODEL_CARD, PUBLISHED, REPORT
 from tasks.store.registry import Registry, fingerprint_folder
 from tasks.store.storage import open_storage
 
@@ -72,12 +72,13 @@ def publish(params: Params) -> None:
 
 
 def assemble(model: Path, bundle: Path) -> None:
-    """Fill `bundle` with links to the model's files, the model card as README.md and the report.
+    """Fill `bundle` with links to the model's files, its card as README.md, report and terms.
 
     Raises:
-        StageError: The report is missing.
+        StageError: The report or the record of the base is missing.
     """
     sources = {path.relative_to(model): path for path in model.rglob("*") if path.is_file()}
+    sources |= {Path(name): BASE / name for name in read_json(BASE_RECORD)["notices"]}
     sources |= {Path("README.md"): MODEL_CARD, Path("report/index.html"): REPORT}
     for name, source in sources.items():
         if not source.is_file():

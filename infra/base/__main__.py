@@ -7,42 +7,26 @@ interrupted fetch goes on when the same is said again.
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import shutil
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-
-from huggingface_hub import ModelCard, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from infra.base.catalogue import CATALOGUE
 from infra.base.errors import BaseError
 from infra.base.files import fetch_file, fetch_folder, sha256, unpack_gguf
 from infra.base.gguf import convert
+from infra.base.hub import fetch_hub
+from model.backbone.provenance import RECORD, Provenance, is_notice, of_folder
 from model.writing import writing
 from tasks.params.addresses import check_service, is_address
 from tasks.params.paths import STATE
 
 MODELS = Path("models")
-RECORD = "base.json"
-"""Where the files of a base come from, their hashes, licence and notices."""
-UNKNOWN_LICENCE = "other"
-NOTICES = ("LICENSE", "LICENCE", "NOTICE", "TERMS", "GEMMA_TERMS")
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "LICENSE*", "NOTICE*", "*.md"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a source is."""
-
-    origin: str
-    """Where the weights come from, for people."""
-    licence: str = UNKNOWN_LICENCE
-    notices: list[Path] = field(default_factory=list)
 
 
 def main() -> None:
@@ -108,7 +92,7 @@ def _asked(asked: argparse.Namespace) -> dict[str, str | None]:
     return {key: getattr(asked, key) for key in ("source", "revision", "sha256")}
 
 
-def _from(asked: argparse.Namespace, cache: Path, folder: Path) -> Found:
+def _from(asked: argparse.Namespace, cache: Path, folder: Path) -> Provenance:
     """Fill a folder with the decoder that was asked for."""
     source = asked.source
     if source is None:
@@ -124,7 +108,8 @@ def _from(asked: argparse.Namespace, cache: Path, folder: Path) -> Found:
         return _moved(fetch_folder(source, cache), folder, source)
     if Path(source).is_dir():
         raise BaseError(f"{source} is a folder of this machine: set backbone.source to it")
-    return _from_hub(source, asked.revision, cache, folder)
+    fetched, commit = fetch_hub(source, asked.revision, cache)
+    return dataclasses.replace(_moved(fetched, folder, source), commit=commit)
 
 
 def _check_address(source: str) -> None:
@@ -134,7 +119,7 @@ def _check_address(source: str) -> None:
         raise BaseError(f"source: {error}") from None
 
 
-def _from_catalogue(name: str, cache: Path, folder: Path) -> Found:
+def _from_catalogue(name: str, cache: Path, folder: Path) -> Provenance:
     base = CATALOGUE.get(name)
     if base is None:
         known = ", ".join(CATALOGUE)
@@ -143,53 +128,38 @@ def _from_catalogue(name: str, cache: Path, folder: Path) -> Found:
         )
     gguf, notices = unpack_gguf(base, cache)
     convert(gguf, folder)
-    return Found(base.origin, base.licence, notices)
+    return Provenance(base.origin, base.licence, tuple(notices))
 
 
-def _from_gguf(gguf: Path, source: str, expected: str | None, folder: Path) -> Found:
+def _from_gguf(gguf: Path, source: str, expected: str | None, folder: Path) -> Provenance:
     if not gguf.is_file():
         raise BaseError(f"{gguf}: there is no such file")
     found = sha256(gguf)
     if expected and found != expected:
         raise BaseError(f"{gguf} has SHA-256 {found}, expected {expected}")
     convert(gguf, folder)
-    return Found(source)
+    return Provenance(source)
 
 
-def _from_hub(source: str, revision: str | None, cache: Path, folder: Path) -> Found:
-    try:
-        # checks every file, and goes on by itself with what is in the cache
-        snapshot_download(
-            source, revision=revision, local_dir=cache / "hub", allow_patterns=HUB_FILES
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise BaseError(
-            f"the hub model {source!r} cannot be fetched ({reason}): check the id, the revision "
-            "and the connection; a gated model needs HF_TOKEN"
-        ) from error
-    return _moved(cache / "hub", folder, source)
-
-
-def _moved(fetched: Path, folder: Path, origin: str) -> Found:
+def _moved(fetched: Path, folder: Path, origin: str) -> Provenance:
     """Take over the files of a folder; its card says the licence."""
     if not (fetched / "config.json").is_file():
         raise BaseError(f"{origin} has no config.json: expected a decoder as transformers saves it")
     for path in fetched.iterdir():
         if path.is_file() and path.name != RECORD:
             path.rename(folder / path.name)
-    card = folder / "README.md"
-    data = ModelCard.load(card).data.to_dict() if card.is_file() else {}
-    return Found(origin, data.get("license") or UNKNOWN_LICENCE)
+    return of_folder(folder, origin)
 
 
-def _record(found: Found, asked: argparse.Namespace, folder: Path) -> None:
+def _record(found: Provenance, asked: argparse.Namespace, folder: Path) -> None:
     for notice in found.notices:
-        shutil.copyfile(notice, folder / notice.name)
+        if notice.parent != folder:
+            shutil.copyfile(notice, folder / notice.name)
     names = sorted(path.name for path in folder.iterdir())
     content = {
         "asked": _asked(asked),
         "origin": found.origin,
+        "commit": found.commit,
         "licence": asked.licence or found.licence,
         "notices": [name for name in names if is_notice(name)],
         "files": {name: sha256(folder / name) for name in names},
@@ -199,17 +169,12 @@ def _record(found: Found, asked: argparse.Namespace, folder: Path) -> None:
         (folder / RECORD).write_text(text, encoding="utf-8")
 
 
-def is_notice(name: str) -> bool:
-    """Whether a file is one that goes with every copy of the weights."""
-    return Path(name).stem.upper().startswith(NOTICES)
-
-
-def _show(target: Path, found: Found) -> None:
+def _show(target: Path, found: Provenance) -> None:
     record = json.loads((target / RECORD).read_text(encoding="utf-8"))
-    logger.info("%s holds %s, licence %s", target, found.origin, record["licence"])
+    logger.info("%s holds %s, licence %s", target, found.origin, record["licence"] or "unknown")
     for name in record["notices"]:
         logger.info("its terms go with every copy of it: %s", target / name)
-    if record["licence"] == UNKNOWN_LICENCE:
+    if record["licence"] is None:
         logger.warning("its licence is not known: say it by --licence, and base.json keeps it")
     logger.info("use it by backbone.source: %s", target)
 

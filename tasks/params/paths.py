@@ -15,6 +15,9 @@ DATA_DOCS = ARTIFACTS / "validate" / "data_docs" / "index.html"
 DECISION = ARTIFACTS / "gate" / "decision.json"
 REPORT = ARTIFACTS / "report" / "index.html"
 MODEL_CARD = ARTIFACTS / "report" / "model_card.md"
+BASE = ARTIFACTS / "backbone" / "base"
+"""Origin and licence of the decoder, and the terms that go with every copy of its weights."""
+BASE_RECORD = BASE / "base.json"
 LADDER = ARTIFACTS / "report" / "ladder.json"
 
 OUTSIDE = Path("outside.json")

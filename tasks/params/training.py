@@ -84,6 +84,18 @@ class RopeScaling(Section):
     """Longest text over the trained length; 1 changes nothing."""
 
 
+class Vocabulary(Section):
+    """backbone.vocabulary: the tokens of a decoder from elsewhere."""
+
+    kind: Literal["keep", "trim"]
+    """`trim` drops the tokens that the ingested texts do not use; texts of the others keep their
+    vectors."""
+    min_count: PositiveInt
+    """Least occurrences of a token that is not dropped."""
+    max_tokens: PositiveInt | None
+    """Most tokens that stay, the frequent ones; null sets no bound."""
+
+
 class Backbone(Section):
     """Section backbone."""
 
@@ -91,6 +103,8 @@ class Backbone(Section):
     """`scratch`, a hub id, a folder, or an s3:// prefix."""
     revision: str | None
     """Commit of a hub id; must be null for the others."""
+    vocabulary: Vocabulary
+    """Which of its tokens a decoder from elsewhere keeps."""
     attention: Literal["bidirectional", "causal"]
     """Whether a token sees the whole text or only what precedes it."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
@@ -128,6 +142,10 @@ class Backbone(Section):
         if (self.source == "scratch") != (self.scratch is not None):
             raise ValueError(
                 "source: scratch needs a mapping under scratch:, any other source null"
+            )
+        if self.source == "scratch" and self.vocabulary.kind != "keep":
+            raise ValueError(
+                "vocabulary is of decoders from elsewhere: scratch.vocab_size sizes that of scratch"
             )
         return self
 

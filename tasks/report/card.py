@@ -1,5 +1,6 @@
 """The model card: README.md of the published model, with the metadata of the hub in front."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tasks.report import numbers
 from tasks.report.page import usage_example
 from tasks.report.run import Run
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -30,6 +32,7 @@ def model_card(run: Run) -> str:
         attention=params.backbone.attention,
         pooling=params.backbone.pooling,
         is_scratch=params.backbone.source == "scratch",
+        base=run.base(),
         documents=numbers.count(ingest["totals"].get("documents")),
         passed=decision["publish"],
         reasons=decision["reasons"],
@@ -56,16 +59,16 @@ def front_matter(run: Run) -> dict[str, Any]:
     params = run.params
     front: dict[str, Any] = {
         "language": params.ingest.languages,
-        "license": "other",
+        "license": run.base()["licence"] or "other",
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
         "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "mteb"],
         "metrics": sorted({result["metrics"][0]["type"] for result in _results(run)}),
         "model-index": [{"name": params.publish.name, "results": _results(run)}],
     }
-    source = params.backbone.source
-    if source != "scratch" and "://" not in source and not Path(source).exists():
-        front["base_model"] = source
+    origin = run.base()["origin"]
+    if HUB_ID.fullmatch(origin) and not Path(origin).exists():
+        front["base_model"] = origin
     return front
 
 
@@ -106,8 +109,12 @@ def _scores(run: Run) -> list[dict[str, Any]]:
 
 def _stages(run: Run) -> list[dict[str, str]]:
     params = run.params
+    base = run.base()
+    commit = f" at commit {base['commit']}" if base["commit"] else ""
     decoder = (
-        "trained from scratch" if params.backbone.source == "scratch" else params.backbone.source
+        "trained from scratch"
+        if params.backbone.source == "scratch"
+        else f"{base['origin']}{commit}"
     )
     rows = [
         (

@@ -27,6 +27,10 @@ class Run:
         """What the gate decided."""
         return read_json(self.artifacts / "gate" / "decision.json")
 
+    def base(self) -> dict[str, Any]:
+        """Origin, licence and notices of the decoder."""
+        return read_json(self.artifacts / "backbone" / "base" / "base.json")
+
     def metrics(self, stage: str) -> dict[str, Any] | None:
         """metrics.json of a stage; None when the stage did not run here."""
         return self.json(f"{stage}/metrics.json")

@@ -148,6 +148,10 @@ def _write_data(artifacts, params):
 
 def _write_model(artifacts, params):
     _json(artifacts / "backbone" / "metrics.json", {"parameters": 5_000_000})
+    _json(
+        artifacts / "backbone" / "base" / "base.json",
+        {"origin": "scratch", "commit": None, "licence": None, "notices": []},
+    )
     write_curve(artifacts / "backbone", 9.0, 4.2)
     trainings = [
         "pretrain",

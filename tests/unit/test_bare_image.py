@@ -12,12 +12,14 @@ ON_THE_IMAGE = {
     "torch",
     "transformers",
     "tokenizers",
+    "huggingface_hub",
+    "httpx2",
     "safetensors",
     "numpy",
     "pyarrow",
     "peft",
 }
-"""Installed there; peft for LoRA alone."""
+"""Installed there, by transformers as well; peft for LoRA alone."""
 
 
 def imported_packages(source: str) -> set[str]:

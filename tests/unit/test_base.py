@@ -5,8 +5,9 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from infra.base.catalogue import CATALOGUE, PackagedBase, Wheel
 from infra.base.errors import BaseError
 from infra.base.files import fetch_file, fetch_folder
 from infra.base.gguf import convert
+from infra.base.hub import fetch_hub
 from model.backbone.source import load_decoder
 from tests.unit.tiny_gguf import tiny_decoder, write_gguf
 
@@ -291,3 +293,107 @@ def test_what_is_no_base_is_refused(
     with pytest.raises(SystemExit, match=message):
         base(monkeypatch, *arguments)
     assert not Path("models/x").exists()
+
+
+COMMIT = "a" * 40
+
+
+def serve_hub(
+    server: HTTPServer, files: dict[str, bytes], sent: Mapping[str, bytes] | None = None
+) -> None:
+    """What the hub answers for somebody/tiny: its commit, its files, and what it sends of them."""
+    api = "/api/models/somebody/tiny"
+    info = {"id": "somebody/tiny", "sha": COMMIT, "siblings": []}
+    server.expect_request(f"{api}/revision/main").respond_with_json(info)
+    server.expect_request(api).respond_with_json(info)
+    entries: list[dict[str, Any]] = []
+    for name, content in files.items():
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content)}
+        entry["oid"] = blob.hexdigest()
+        if name.endswith(".safetensors"):
+            sha256 = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 1}
+        entries.append(entry)
+    server.expect_request(f"{api}/tree/{COMMIT}").respond_with_json(entries)
+    for name, content in {**files, **(sent or {})}.items():
+        serve_hub_file(server, name, content)
+
+
+def serve_hub_file(server: HTTPServer, name: str, content: bytes) -> None:
+    def answer(request: Request) -> Response:
+        response = ranged(content)(request)
+        response.headers["X-Repo-Commit"] = COMMIT
+        response.headers["ETag"] = f'"{hashlib.sha256(name.encode()).hexdigest()}"'
+        return response
+
+    server.expect_request(f"/somebody/tiny/resolve/{COMMIT}/{name}").respond_with_handler(answer)
+
+
+def say_where_the_hub_is(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """What HF_ENDPOINT says; the library reads it when it is loaded."""
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def hub(
+    httpserver: HTTPServer, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, bytes]:
+    """Files of a decoder, served as the hub serves them."""
+    convert(gguf, tmp_path / "decoder")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "decoder").iterdir()}
+    files |= {"README.md": b"---\nlicense: apache-2.0\n---\n", "LICENSE": b"Terms."}
+    files |= {"pytorch_model.bin": b"a pickle"}
+    serve_hub(httpserver, files)
+    say_where_the_hub_is(monkeypatch, httpserver.url_for("").rstrip("/"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.chdir(tmp_path)
+    return files
+
+
+def test_a_decoder_of_the_hub_comes_with_its_licence(
+    hub: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base(monkeypatch, "tiny", "somebody/tiny")
+    folder = Path("models/tiny")
+    record = json.loads((folder / "base.json").read_text())
+    assert (record["origin"], record["licence"]) == ("somebody/tiny", "apache-2.0")
+    assert record["notices"] == ["LICENSE"]
+    assert record["commit"] == COMMIT
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "base.json"}
+    assert found == {name: each for name, each in hub.items() if name != "pytorch_model.bin"}
+    load_decoder(str(folder), revision=None, attn_implementation="sdpa")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_the_hub_sends_changed_is_removed(
+    hub: dict[str, bytes], httpserver: HTTPServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = hub[name]
+    httpserver.clear_all_handlers()
+    serve_hub(httpserver, hub, sent={name: content[:-1] + bytes([content[-1] ^ 1])})
+    with pytest.raises(SystemExit, match=f"{name} of somebody/tiny differs"):
+        base(monkeypatch, "tiny", "somebody/tiny")
+    assert not Path("models/tiny").exists()
+    httpserver.clear_all_handlers()
+    serve_hub(httpserver, hub)
+    base(monkeypatch, "tiny", "somebody/tiny")
+    assert Path("models/tiny", name).read_bytes() == content
+
+
+def test_a_hub_lost_halfway_leaves_no_folder(
+    hub: dict[str, bytes], httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked by the name of a branch, the hub's library would call what is here whole."""
+    httpserver.clear_all_handlers()
+    serve_hub(httpserver, {"config.json": hub["config.json"]})
+    fetch_hub("somebody/tiny", None, Path(".samovar/base/tiny"))
+    httpserver.clear_all_handlers()
+    with pytest.raises(SystemExit, match="cannot be fetched"):
+        base(monkeypatch, "tiny", "somebody/tiny")
+    say_where_the_hub_is(monkeypatch, "http://127.0.0.1:9")
+    with pytest.raises(SystemExit, match="cannot be fetched"):
+        base(monkeypatch, "tiny", "somebody/tiny")
+    assert not Path("models/tiny").exists()

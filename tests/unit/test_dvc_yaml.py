@@ -23,7 +23,7 @@ CANNOT_CHANGE_AN_OUTPUT = {
 
 SAME_BYTES = {
     *("pydantic", "pydantic-core", "pyyaml", "psutil", "threadpoolctl"),  # values, processes
-    *("fsspec", "botocore", "openai"),  # carry bytes, and make none
+    *("fsspec", "botocore", "openai", "huggingface-hub", "httpx2"),  # carry bytes, and make none
     "nvidia-ml-py",  # counts energy
     *("safetensors", "xxhash"),  # fixed by what they write
 }

@@ -42,6 +42,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     Path("artifacts/report").mkdir()
     Path("artifacts/report/model_card.md").write_text("# Samovar")
     Path("artifacts/report/index.html").write_text("<html></html>")
+    write("artifacts/backbone/base/base.json", {"notices": ["NOTICE.md"]})
+    Path("artifacts/backbone/base/NOTICE.md").write_text("Under the terms of X")
     loaded = load_params(ROOT / "infra/profiles/pico.yaml")
     rules = loaded.gate.model_copy(update={"min_mean_gain": 0.0, "max_task_loss": 0.05})
     return loaded.model_copy(update={"gate": rules})
@@ -73,7 +75,13 @@ def test_a_passed_model_is_published_with_its_card_and_report(
         "scores": {"STS": 0.5},
     }
     names = [file.path for file in version.files]
-    assert names == ["README.md", PROMPTS_FILE, "model.safetensors", "report/index.html"]
+    assert names == [
+        "NOTICE.md",
+        "README.md",
+        PROMPTS_FILE,
+        "model.safetensors",
+        "report/index.html",
+    ]
     assert version.fingerprint == fingerprint_folder(MODEL)
     assert registry.verify(version.version) == []
 

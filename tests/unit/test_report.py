@@ -329,8 +329,16 @@ def test_a_decoder_of_the_hub_is_the_base_model(run, params):
     update = {"source": "Qwen/Qwen3-0.6B", "scratch": None}
     backbone = params.backbone.model_copy(update=update)
     own = Run(params=params.model_copy(update={"backbone": backbone}), artifacts=run.artifacts)
-    assert ModelCard(model_card(own)).data.base_model == "Qwen/Qwen3-0.6B"
-    assert "from scratch" not in model_card(own)
+    record = {"origin": "Qwen/Qwen3-0.6B", "commit": "c1899de2", "licence": "apache-2.0"}
+    record_of = run.artifacts / "backbone" / "base" / "base.json"
+    write_json(record_of, record | {"notices": ["LICENSE", "NOTICE.md"]})
+    text = model_card(own)
+    assert ModelCard(text).data.base_model == "Qwen/Qwen3-0.6B"
+    assert ModelCard(text).data.license == "apache-2.0"
+    assert "from scratch" not in text
+    assert "Qwen/Qwen3-0.6B at commit c1899de2" in text
+    assert "`LICENSE`, `NOTICE.md` stand beside the weights" in text
+    assert "were modified" in text
 
 
 def test_a_model_that_failed_says_so_in_its_card(folder, params):

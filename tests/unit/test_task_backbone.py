@@ -20,7 +20,7 @@ from tasks.contract.records import write_table
 from tasks.contract.stage import StageError
 from tasks.machine.compute import Machine, use_compute
 from tasks.params.load import Backbone, Compute, Params, load_params
-from tasks.params.paths import ARTIFACTS, CHECKPOINTS
+from tasks.params.paths import ARTIFACTS, BASE, CHECKPOINTS
 from tasks.store.storage import Storage
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
@@ -63,6 +63,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pico_texts: list[str
         }
     )
     write_table(table, ARTIFACTS / "ingest" / "documents")
+    examples = [{"query": text, "positives": [text], "negatives": []} for text in pico_texts]
+    write_table(pa.Table.from_pylist(examples), ARTIFACTS / "ingest" / "examples")
     full = load_params(PROFILE)
     assert full.backbone.scratch is not None
     pico = full.backbone.scratch.model_copy(update=PICO)
@@ -98,6 +100,7 @@ def test_scratch_gives_a_proven_encoder_its_metrics_and_its_curve(params: Params
     tasks.backbone.body(params)
     folder = ARTIFACTS / "backbone"
     assert {path.name for path in folder.iterdir()} == {
+        "base",
         "model",
         "proof.json",
         "metrics.json",
@@ -198,6 +201,64 @@ def test_an_s3_prefix_is_downloaded_first(
     metrics = json.loads((ARTIFACTS / "backbone" / "metrics.json").read_text())
     assert metrics["source"] == "s3://models/pico"
     assert metrics["num_layers"] == 3
+
+
+def test_licence_and_terms_of_the_decoder_are_kept(
+    params: Params, pico_folder: Path, tmp_path: Path
+) -> None:
+    """As the record of `make base` says, or else the card of the hub."""
+    decoder = tmp_path / "decoder"
+    shutil.copytree(pico_folder, decoder)
+    (decoder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (decoder / "LICENSE.txt").write_text("Terms.")
+    own = with_backbone(params, source=str(decoder), **LOADED)
+    tasks.backbone.body(own)
+    record = json.loads((BASE / "base.json").read_text())
+    expected = {"origin": str(decoder), "commit": None, "licence": "apache-2.0"}
+    assert record == expected | {"notices": ["LICENSE.txt"]}
+    assert (BASE / "LICENSE.txt").read_text() == "Terms."
+    fetched = {"origin": "somebody/tiny", "commit": "c0ffee", "licence": "gemma"}
+    (decoder / "base.json").write_text(json.dumps(fetched))
+    tasks.backbone.body(own)
+    assert json.loads((BASE / "base.json").read_text()) == fetched | {"notices": ["LICENSE.txt"]}
+    (decoder / "base.json").write_text("{}")
+    with pytest.raises(StageError, match="fetch them again"):
+        tasks.backbone.body(own)
+
+
+def test_a_trimmed_vocabulary_gives_texts_the_same_vectors(
+    params: Params, pico_folder: Path, pico_texts: list[str]
+) -> None:
+    loaded = with_backbone(params, source=str(pico_folder), **LOADED)
+    tasks.backbone.body(loaded)
+    whole = Encoder.load(ARTIFACTS / "backbone" / "model")
+    # the least frequent are dropped: fewer tokens than these texts are made of
+    vocabulary = {"kind": "trim", "min_count": 1, "max_tokens": 340}
+    tasks.backbone.body(with_backbone(loaded, vocabulary=vocabulary))
+    folder = ARTIFACTS / "backbone"
+    trimmed = Encoder.load(folder / "model")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = metrics["vocabulary"]
+    assert metrics["vocab_size"] == found["tokens"] <= 340 < found["tokens_before"] == 400
+    assert 0 < found["same_texts_share"] < 1
+    assert found["bytes_per_token"] < found["bytes_per_token_before"]
+    same = [
+        text
+        for text in pico_texts
+        if len(whole.tokenizer(text).input_ids) == len(trimmed.tokenizer(text).input_ids)
+    ]
+    assert 0 < len(same) < len(pico_texts)
+    assert np.array_equal(*(each.encode(same, batch_tokens=512) for each in (whole, trimmed)))
+
+
+def test_a_language_that_the_decoder_hardly_knows_is_said(
+    params: Params, pico_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(ARTIFACTS / "ingest" / "examples")
+    strange = [{"query": "ዓለም አቀፍ ሰላም", "positives": ["日本語の文章"] * 40, "negatives": []}]
+    write_table(pa.Table.from_pylist(strange * 40), ARTIFACTS / "ingest" / "examples")
+    tasks.backbone.body(with_backbone(params, source=str(pico_folder), **LOADED))
+    assert "hardly knows their language" in caplog.text
 
 
 def test_causal_attention_is_proven_too(params: Params, pico_folder: Path) -> None:
