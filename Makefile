@@ -62,10 +62,9 @@ test: style  ## Lint, then what a change must pass in minutes: every test but th
 	$(call tested,$(RUN) pytest -n 2 --dist loadfile -m "not slow and not s3")
 
 # whole chains come first by name and last longest: a reordering would leave them to one worker;
-# they wait for servers a third of the time, so four workers fill two cores
+# servers and sleeping processes leave room on two cores for a third worker, not for a fourth
 test-all: style  ## Lint, then everything: whole chains, services, S3, PostgreSQL, kills, teams
-	$(call tested,$(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/flows/test_stop.py)
-	$(RUN) pytest tests/flows/test_stop.py  # holds to deadlines: nothing else may run meanwhile
+	$(call tested,$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder)
 
 style: setup
 	ruff check .

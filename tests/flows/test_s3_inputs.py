@@ -15,6 +15,7 @@ import yaml
 from datasets import Dataset
 
 from tasks.baseline.random_vectors import RandomVectors
+from tasks.contract.records import write_table
 from tasks.store.storage import open_storage
 from tests.flows.s3 import KEYS, S3
 from tests.flows.toy import ROOT, Toy
@@ -146,6 +147,10 @@ def test_ingest_reads_every_format_from_the_bucket(place: Place) -> None:
 
 
 def test_a_decoder_comes_from_the_bucket(place: Place, pico_folder: Path) -> None:
+    ingested = place.root / "artifacts" / "ingest"
+    write_table(pa.table({"title": [""], "text": CITIES[:1]}), ingested / "documents")
+    pairs = [{"query": "q", "positives": ["p"], "negatives": ["n"]}]
+    write_table(pa.Table.from_pylist(pairs), ingested / "examples")
     place.params["backbone"] |= {"scratch": None, "source": str(pico_folder)}
     place.run("outside")
     place.run("backbone")
