@@ -152,6 +152,8 @@ class TrainingSource:
     label, positive_scores and negative_scores."""
     weight: float
     """Factor on the sampling weight."""
+    is_symmetric: bool = False
+    """Whether documents are texts of the same kind as queries."""
 
     @property
     def is_in_batch(self) -> bool:

@@ -28,6 +28,7 @@ from tasks.params.evaluation import (
     Store,
 )
 from tasks.params.paths import ARTIFACTS
+from tasks.params.teach import Teach
 from tasks.params.training import (
     Backbone,
     Compute,
@@ -70,6 +71,7 @@ class Params(Section):
     ingest: Ingest
     validate_: Validate = Field(alias="validate")
     synthesize: Synthesize
+    teach: Teach
     backbone: Backbone
     prune: Prune
     prompts: Prompts
@@ -228,12 +230,43 @@ class Params(Section):
             for name, frozen in (("guide", training.guide), ("teacher", training.teacher)):
                 if frozen is None or Path(frozen.checkpoint).is_absolute():
                     continue
-                if frozen.checkpoint not in known:
+                if frozen.recorded_by is not None:
+                    self._check_recorded(f"{stage}.training.{name}", stage, frozen.recorded_by)
+                elif frozen.checkpoint not in known:
                     raise ValueError(
                         f"{stage}.training.{name}.checkpoint {frozen.checkpoint!r} is neither an "
                         f"absolute path nor the model of an earlier stage: {', '.join(known)}"
                     )
         return self
+
+    def _check_recorded(self, where: str, stage: str, teacher: str) -> None:
+        """A recorded teacher says nothing of texts that it was not shown."""
+        if teacher not in self.teach.teachers:
+            raise ValueError(
+                f"{where}.checkpoint teach/{teacher}: teach.teachers names "
+                f"{', '.join(self.teach.teachers) or 'none'}"
+            )
+        used = self._sources_of(stage)
+        unseen = sorted(used - {*self.teach.sources})
+        if unseen:
+            raise ValueError(
+                f"{where}.checkpoint teach/{teacher}: it was not shown {', '.join(unseen)}, which "
+                f"{stage} trains on: name them under teach.sources"
+            )
+        if stage != "pretrain" and used & {*self.mine.sources} and not self.teach.documents:
+            raise ValueError(
+                f"{where}.checkpoint teach/{teacher}: {stage} trains on mined documents, which it "
+                "was not shown: set teach.documents to true"
+            )
+
+    def _sources_of(self, stage: str) -> set[str]:
+        return set().union(
+            *(
+                names
+                for where, names in self._used_sources().items()
+                if where.startswith(f"{stage}.")
+            )
+        )
 
     def leftovers(self, artifacts: Path = ARTIFACTS) -> list[Path]:
         """What lies where variants and rungs do without being one of this file's.
@@ -262,6 +295,11 @@ class Params(Section):
                 if is_outside(source.path)
             },
             "backbone": {"backbone.source": backbone} if is_folder else {},
+            "teach": {
+                f"teach.teachers.{name}.source": teacher.source
+                for name, teacher in self.teach.teachers.items()
+                if Path(teacher.source).is_dir()
+            },
         }
         for stage, training in self._trainings().items():
             frozen = {"guide": training.guide, "teacher": training.teacher}
@@ -298,6 +336,7 @@ class Params(Section):
 
     def _used_sources(self) -> dict[str, set[str]]:
         return {
+            "teach.sources": set(self.teach.sources),
             "pretrain.sources": set(self.pretrain.sources),
             "finetune.sources": set(self.finetune.sources),
             "mine.sources": set(self.mine.sources),

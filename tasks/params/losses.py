@@ -27,6 +27,10 @@ Softmax = Annotated[list[Term], Field(min_length=1), AfterValidator(_distinct)]
 """Terms that stand together below the fraction line."""
 
 
+RECORDED = "teach/"
+"""Begins the checkpoint of a model whose vectors the stage teach recorded."""
+
+
 class ScoreMask(Section):
     """Negatives that a model scores too near the positive to be believed are left out."""
 
@@ -52,11 +56,29 @@ class Frozen(Section):
     """
 
     checkpoint: str
-    """Model folder: of an earlier stage, as in evaluate.checkpoints, or an absolute path."""
+    """Model folder: of an earlier stage, as in evaluate.checkpoints, or an absolute path; or
+    `teach/NAME`, what the stage teach recorded of a teacher."""
     query_prompt: str | None
-    """Prefix of every query; null takes the prompts of the training."""
+    """Prefix of queries, and of documents of the same kind; null takes the prompts of the training,
+    and a recorded teacher has its own."""
     document_prompt: str | None
-    """Prefix of every document; null takes the prompts of the training."""
+    """Prefix of other documents; null as above."""
+
+    @property
+    def recorded_by(self) -> str | None:
+        """Name of the teacher whose record this is, None of a model."""
+        name = self.checkpoint.removeprefix(RECORDED)
+        return None if name == self.checkpoint else name
+
+    @model_validator(mode="after")
+    def _record_has_its_prompts(self) -> Self:
+        prompts = (self.query_prompt, self.document_prompt)
+        if self.recorded_by is not None and prompts != (None, None):
+            raise ValueError(
+                f"{self.checkpoint} was recorded with the prompts of its teacher: set query_prompt "
+                "and document_prompt to null, and those of teach.teachers instead"
+            )
+        return self
 
 
 class Guide(Frozen, ScoreMask):

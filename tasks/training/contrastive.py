@@ -20,7 +20,7 @@ from model.training.settings import WITHOUT_EFFECT, TrainingSource, TrainSetting
 from model.training.step_log import read_records, write_curves
 from model.training.stopping import TrainingStoppedError
 from model.training.trainer import train
-from tasks.contract.prompts import document_prompt, query_prompt
+from tasks.contract.prompts import SYMMETRIC_TASKS, document_prompt, query_prompt
 from tasks.contract.stage import StageError, atomic_folder, write_json
 from tasks.machine.compute import Machine, use_compute
 from tasks.params.load import Params
@@ -161,6 +161,7 @@ def load_sources(prompts: Prompts, stage: ContrastiveStage) -> list[TrainingSour
                 document_prompt=document_prompt(prompts, task),
                 table=table,
                 weight=weight,
+                is_symmetric=task in SYMMETRIC_TASKS,
             )
             fault = _fault(source, stage.training)
             if fault is not None:

@@ -282,7 +282,7 @@ def test_teacher_scores_come_with_the_texts_they_are_of(
     unknown = 0
     for step in range(1, 7):
         batch = plan.batch(step)
-        texts = [text for _, text in batch.plain_texts[batch.num_queries :]]
+        texts = [plain.text for plain in batch.plain_texts[batch.num_queries :]]
         for text, score in zip(texts, batch.teacher_scores.tolist(), strict=True):
             row, *rest = (int(number) for number in text.split()[1:])
             unknown += row == 2

@@ -223,11 +223,11 @@ def test_scores_and_plain_texts_of_a_mixed_batch_stay_with_their_items(
         part for step in scored_steps(pico_encoder, tmp_path) for part in step.sub_batches
     ):
         rows = part.num_queries
-        for item, (prompt, text) in zip(part.items, part.plain_texts, strict=True):
+        for item, (prompt, text, _) in zip(part.items, part.plain_texts, strict=True):
             assert (
                 pico_encoder.tokenizer.decode(item.ids, skip_special_tokens=True) == prompt + text
             )
-        documents = [text for _, text in part.plain_texts[rows:]]
+        documents = [plain.text for plain in part.plain_texts[rows:]]
         scores = part.teacher_scores.tolist()
         for owner, text, score in zip(part.texts.owners, documents, scores, strict=True):
             name, number = part.row_ids[owner].split("-")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.encoder.encoder import Encoder
 from model.losses.masks import BatchTexts, text_hashes
-from model.training.data.batches import Batch
+from model.training.data.batches import Batch, PlainText
 from model.training.devices.team import Team
 from model.training.objective.cross_batch_memory import DocumentMemory
 from model.training.objective.objective import ContrastiveObjective, objective_of
@@ -47,7 +47,7 @@ def batch_of(queries: list[str], documents: list[str], known: dict[str, list[str
         scores=None,
         is_in_batch=True,
         teacher_scores=np.full(len(documents), np.nan, dtype=np.float32),
-        plain_texts=[("", text) for text in queries + documents],
+        plain_texts=[PlainText("", text, is_query=False) for text in queries + documents],
     )
 
 

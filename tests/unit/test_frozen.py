@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from model.encoder.encoder import Encoder
 from model.encoder.pooling.build import PoolingSettings
 from model.training.data.batches import Batch, Step
+from model.training.data.recorded_vectors import RecordedVectors, text_keys, write_vectors
 from model.training.devices.team import Team
-from model.training.objective.frozen import FrozenModel, FrozenModels
+from model.training.objective.frozen import FrozenModel, FrozenModels, RecordedModel
 from tests.unit.test_batches import ROWS, plan_of, source_of
 from tests.unit.test_encoder import word_tokenizer
 
@@ -59,7 +60,7 @@ def test_a_model_with_another_tokenizer_embeds_the_texts_of_the_batch(
 ) -> None:
     query, document = prompts
     got = embed(FrozenModel(stranger, query, document, max_length_tokens=64), batch)
-    plain = [text for _, text in batch.plain_texts]
+    plain = [plain.text for plain in batch.plain_texts]
     assert sum(text.startswith("вопрос") for text in plain) == 4
     expected = [
         stranger.encode(texts, prompt=prompt, batch_tokens=1000)
@@ -111,3 +112,31 @@ def test_one_model_that_guides_and_teaches_is_asked_once(
 def test_without_models_nobody_is_asked(batch: Batch) -> None:
     vectors = FrozenModels().vectors(step_of(batch), range(len(batch.items)), Team(), 40, "fp32")
     assert vectors.guide_MD is vectors.teacher_MD is None
+
+
+def test_a_recorded_model_says_what_the_model_says(
+    batch: Batch, stranger: Encoder, tmp_path: Path
+) -> None:
+    model = FrozenModel(stranger, "query: ", "passage: ", max_length_tokens=64)
+    expected = embed(model, batch)
+    keys = text_keys([(plain.is_query, plain.text) for plain in batch.plain_texts])
+    unique, places = np.unique(keys, return_index=True)
+    halves = expected[places].astype(np.float16)
+    write_vectors(tmp_path / "vectors", unique, halves.shape[1], [halves])
+    recorded = RecordedModel(RecordedVectors(tmp_path / "vectors"), torch.device("cpu"))
+    vectors = FrozenModels(teacher=recorded).vectors(step_of(batch), [], Team(), 40, "fp32")
+    assert vectors.teacher_MD is not None
+    assert vectors.teacher_MD.dtype == torch.float32
+    np.testing.assert_allclose(vectors.teacher_MD, expected, atol=1e-3)
+    np.testing.assert_allclose(vectors.teacher_MD.norm(dim=1), 1.0, atol=1e-6)
+
+
+def test_documents_of_the_kind_of_queries_are_shown_as_queries(
+    pico_encoder: Encoder, stranger: Encoder, tmp_path: Path
+) -> None:
+    source = source_of(ROWS, prompt=QUERY, document_prompt=QUERY, task="sts", is_symmetric=True)
+    batch = plan_of(pico_encoder, tmp_path, source).batch(2)
+    got = embed(FrozenModel(stranger, "query: ", "passage: ", max_length_tokens=64), batch)
+    texts = [plain.text for plain in batch.plain_texts]
+    expected = stranger.encode(texts, prompt="query: ", batch_tokens=1000)
+    np.testing.assert_allclose(got, expected, atol=1e-6)

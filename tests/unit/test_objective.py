@@ -17,7 +17,7 @@ from model.losses.false_negatives import FalseNegativeSettings
 from model.losses.masks import BatchTexts, MaskCounts, TextMask
 from model.losses.presets import PRESETS
 from model.losses.spread_out import spread_out
-from model.training.data.batches import Batch
+from model.training.data.batches import Batch, PlainText
 from model.training.devices.team import Team
 from model.training.objective.frozen import FrozenVectors
 from model.training.objective.loss_options import (
@@ -53,7 +53,7 @@ def batch_of(counts: list[int] = COUNTS, **fields: Any) -> Batch:
         scores=None,
         is_in_batch=True,
         teacher_scores=np.full(len(document_N), np.nan, dtype=np.float32),
-        plain_texts=[("", "")] * (ROWS + len(document_N)),
+        plain_texts=[PlainText("", "", is_query=False)] * (ROWS + len(document_N)),
     )
     return replace(batch, **fields)
 

@@ -82,6 +82,26 @@ FROZEN = {"checkpoint": "backbone/model", "query_prompt": None, "document_prompt
 GUIDE = FROZEN | {"margin": 0.0, "kind": "absolute", "in_batch": True, "explicit": False}
 
 
+TEACHER = {
+    "source": "models/e5", "revision": None, "query_prompt": "query: ",
+    "document_prompt": "passage: ", "max_length_tokens": 256,
+}  # fmt: skip
+RECORDED = GUIDE | {"checkpoint": "teach/e5"}
+
+
+def taught(
+    content: dict[str, Any], *, stage: str = "pretrain", sources: Any = None,
+    documents: bool = True, **guide: Any,
+) -> None:  # fmt: skip
+    """A recorded guide of a stage, shown every source but for what is said otherwise."""
+    every = [*content["ingest"]["sources"], "synthetic"]
+    used = [name for name in every if name in str(content[stage]["sources"])]
+    content["teach"] |= {
+        "teachers": {"e5": TEACHER}, "sources": sources or used, "documents": documents,
+    }  # fmt: skip
+    content[stage]["training"] |= {"guide": RECORDED | guide}
+
+
 def documents_only(content: dict[str, Any]) -> None:
     """All examples are synthetic."""
     sources = content["ingest"]["sources"]
@@ -158,6 +178,26 @@ FAULTS: dict[str, tuple[Change, str]] = {
             teacher=FROZEN | {"embeddings": None, "similarities": None}
         ),
         r"  finetune\.training\.teacher: .*needs embeddings or similarities",
+    ),
+    "teacher that was never asked": (
+        lambda c: c["pretrain"]["training"].update(guide=RECORDED),
+        r"guide\.checkpoint teach/e5: teach\.teachers names none",
+    ),
+    "teacher that was not shown a source": (
+        lambda c: taught(c, sources=["questions"]),
+        r"guide\.checkpoint teach/e5: it was not shown .*: name them under teach\.sources",
+    ),
+    "teacher that was not shown what is mined": (
+        lambda c: taught(c, stage="finetune", documents=False),
+        r"finetune trains on mined documents, .*set teach\.documents to true",
+    ),
+    "record with prompts of its own": (
+        lambda c: taught(c, query_prompt="query: "),
+        r"was recorded with the prompts of its teacher",
+    ),
+    "teacher in a bucket": (
+        lambda c: c["teach"].update(teachers={"e5": TEACHER | {"source": "s3://models/e5"}}),
+        r"teach\.teachers\.e5\.source: .*fetch the teacher into a folder",
     ),
     "term twice in a softmax": (
         lambda c: c["pretrain"]["training"].update(softmaxes=[["queries", "queries"]]),

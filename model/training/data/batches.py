@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,16 @@ STEPS_AHEAD = 4
 """Steps that are prepared while the device trains."""
 
 
+class PlainText(NamedTuple):
+    """A text of a batch as a model with a tokenizer of its own needs it."""
+
+    prompt: str
+    """Prefix that the student sees."""
+    text: str
+    is_query: bool
+    """Whether it is a query, or a text of the same kind as queries."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows that are scored together: all of a step, or a sub-batch of it."""
@@ -52,8 +62,8 @@ class Batch:
     """Whether documents of other rows are safe negatives."""
     teacher_scores: np.ndarray
     """(N,) float32; a teacher's score of each document for its owner's query, NaN if unknown."""
-    plain_texts: list[tuple[str, str]]
-    """Prompt and text of each item, for a model with a tokenizer of its own."""
+    plain_texts: list[PlainText]
+    """What each item was before it was tokenised."""
     memory_QD: Tensor | None = None
     """Embeddings of `texts.remembered`, without gradient."""
 
@@ -162,7 +172,10 @@ class SourceReader:
                     _teacher_scores(table, "negatives")[negative_X],
                 ]
             ),
-            plain_texts=list(zip(prompts, texts, strict=True)),
+            plain_texts=[
+                PlainText(prompt, text, number < len(queries) or self.source.is_symmetric)
+                for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+            ],
         )
 
     def _classes(self, table: pa.Table) -> np.ndarray | None:

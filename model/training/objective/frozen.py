@@ -2,6 +2,7 @@
 
 Each embeds every step once, at its full size, without a graph: each process its share of the
 texts, gathered like those of the student. It has a tokenizer of its own, so it takes plain texts.
+One that was asked before the training is looked up.
 
 Shape letters: M = texts of the step, in its order, D = embedding size of the frozen model.
 """
@@ -16,6 +17,7 @@ from model.encoder.encoder import Encoder
 from model.encoder.precision import Precision, decoder_autocast
 from model.encoder.tokenization import token_budget_batches
 from model.training.data.batches import Step
+from model.training.data.recorded_vectors import RecordedVectors
 from model.training.devices.team import Team
 
 
@@ -45,9 +47,9 @@ class FrozenModel:
 
     encoder: Encoder
     query_prompt: str | None
-    """Prefix of every query; None keeps the prompts of the training."""
+    """Prefix of queries, and of documents of the same kind; None keeps those of the training."""
     document_prompt: str | None
-    """Prefix of every document; None keeps the prompts of the training."""
+    """Prefix of other documents; None keeps the prompts of the training."""
     max_length_tokens: int
     """Longer texts are cut, prompt included."""
 
@@ -89,21 +91,45 @@ class FrozenModel:
 
     def _prompted(self, step: Step) -> list[tuple[str, str]]:
         """Prompt and text of all items of the step."""
+        own_prompts = {True: self.query_prompt, False: self.document_prompt}
         prompted: list[tuple[str, str]] = []
         for sub_batch in step.sub_batches:
-            for number, (prompt, plain) in enumerate(sub_batch.plain_texts):
-                is_query = number < sub_batch.num_queries
-                own_prompt = self.query_prompt if is_query else self.document_prompt
-                prompted.append((prompt if own_prompt is None else own_prompt, plain))
+            for plain in sub_batch.plain_texts:
+                own = own_prompts[plain.is_query]
+                prompted.append((plain.prompt if own is None else own, plain.text))
         return prompted
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedModel:
+    """A model that was asked before the training; its vectors lie on disk."""
+
+    vectors: RecordedVectors
+    device: torch.device
+
+    def embed(
+        self, step: Step, own: Sequence[int], team: Team, budget_tokens: int, precision: Precision
+    ) -> Tensor:
+        """Unit-norm float32 embeddings (M, D) of all texts of the step, read by every process.
+
+        Raises:
+            ValueError: A text was never shown to the model.
+        """
+        del own, team, budget_tokens, precision
+        texts = [
+            (plain.is_query, plain.text)
+            for sub_batch in step.sub_batches
+            for plain in sub_batch.plain_texts
+        ]
+        return torch.from_numpy(self.vectors.find(texts)).to(self.device)
 
 
 @dataclass(frozen=True)
 class FrozenModels:
     """The frozen models of a training; one model may be both."""
 
-    guide: FrozenModel | None = None
-    teacher: FrozenModel | None = None
+    guide: FrozenModel | RecordedModel | None = None
+    teacher: FrozenModel | RecordedModel | None = None
 
     def vectors(
         self, step: Step, own: Sequence[int], team: Team, budget_tokens: int, precision: Precision
