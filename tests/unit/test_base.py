@@ -177,6 +177,7 @@ def packaged(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pac
     first = wheel(index, "tiny", {"tiny/data/a": content[:half], "tiny/data/TERMS.md": b"Terms."})
     second = wheel(index, "tiny-part2", {"tiny_part2/data/b": content[half:]})
     base = PackagedBase(
+        kind="gguf",
         wheels=(first, second),
         parts=("tiny/data/a", "tiny_part2/data/b"),
         sha256=hashlib.sha256(content).hexdigest(),
