@@ -58,6 +58,8 @@ def teach(params: Params) -> None:
             metrics[name] = {"texts": len(keys), "embedding_size": cache.size}
             metrics[name] |= {"positive_is_nearer": shares} if shares else {}
             logger.info("%s: %s", name, metrics[name])
+        # beside the vectors, since a clone does not get an empty folder
+        write_json(folder / "vectors" / "teachers.json", sorted(metrics))
         write_json(folder / "metrics.json", {"teachers": metrics})
 
 
