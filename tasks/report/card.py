@@ -129,12 +129,23 @@ def _stages(run: Run) -> list[dict[str, str]]:
         ("mine", f"{params.mine.negatives} hard negatives for {', '.join(params.mine.sources)}"),
         ("finetune", _training(run, "finetune", ", ".join(params.finetune.sources))),
     ]
+    if params.teach.teachers:
+        rows.insert(2, ("teach", _teachers(run)))
     rows += [
         (f"multitask {name}", _training(run, f"multitask/{name}", ", ".join(variant.sources)))
         for name, variant in params.multitask.variants.items()
     ]
     rows.append(("merge", _merge(run)))
     return [{"stage": stage, "what": what} for stage, what in rows]
+
+
+def _teachers(run: Run) -> str:
+    known = (run.metrics("teach") or {"teachers": {}})["teachers"]
+    texts = {name: numbers.count(told["texts"]) for name, told in known.items()}
+    return "; ".join(
+        f"{name} ({model.source}), asked about {texts.get(name, numbers.MISSING)} texts"
+        for name, model in run.params.teach.teachers.items()
+    )
 
 
 def _merge(run: Run) -> str:

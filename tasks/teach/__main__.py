@@ -52,9 +52,10 @@ def teach(params: Params) -> None:
         for name, model in params.teach.teachers.items():
             cache, asked = _ask(name, model, params.teach, use_compute(params.compute))
             keys = np.unique(asked)
-            blocks = (cache.rows(keys[rows]) for rows in _slices(len(keys)))
+            read = cache.reader()
+            blocks = (read(keys[rows]) for rows in _slices(len(keys)))
             write_vectors(folder / "vectors" / name, keys, cache.size, blocks)
-            shares = agreement(params.teach, cache)
+            shares = agreement(params.teach, read)
             metrics[name] = {"texts": len(keys), "embedding_size": cache.size}
             metrics[name] |= {"positive_is_nearer": shares} if shares else {}
             logger.info("%s: %s", name, metrics[name])

@@ -1,6 +1,7 @@
 """Whether a teacher knows these texts: how often a positive is nearer than that of another row."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from model.training.data.recorded_vectors import Shown, text_keys
 from tasks.contract.prompts import SYMMETRIC_TASKS
 from tasks.contract.records import read_shards
 from tasks.params.teach import Teach
-from tasks.teach.cache import VectorCache
+from tasks.teach.cache import Keys, Vectors
 from tasks.teach.texts import INGESTED
 
 SAMPLED_ROWS = 2000
@@ -19,12 +20,17 @@ WEAK = 0.8
 logger = logging.getLogger(__name__)
 
 
-def agreement(settings: Teach, cache: VectorCache) -> dict[str, float]:
-    """Shares of sampled rows whose positive is nearer than another row's, by source."""
+def agreement(settings: Teach, read: Callable[[Keys], Vectors]) -> dict[str, float]:
+    """Shares of sampled rows whose positive is nearer than another row's, by source.
+
+    Args:
+        settings: Which sources were shown.
+        read: Gives vectors of texts that were shown.
+    """
     shares: dict[str, float] = {}
     for source, rows in _rows(settings).items():
         query_RD, positive_RD = (
-            cache.rows(text_keys(texts)).astype(np.float32) for texts in zip(*rows, strict=True)
+            read(text_keys(texts)).astype(np.float32) for texts in zip(*rows, strict=True)
         )
         own_R = (query_RD * positive_RD).sum(axis=1)
         other_R = (query_RD * np.roll(positive_RD, 1, axis=0)).sum(axis=1)

@@ -4,6 +4,7 @@ Shape letters: T = texts in the cache, M = texts added, D = numbers per vector.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,11 @@ class VectorCache:
         )
         _cut(self._key_file, texts * KEY_BYTES)
         _cut(self._vector_file, texts * NUMBER_BYTES * size)
-        self._key_T = np.fromfile(self._key_file, dtype="<u8")
-        self._order_T = np.argsort(self._key_T, kind="stable")
+        self._added = [np.fromfile(self._key_file, dtype="<u8")]
 
     def missing(self, keys: Keys) -> npt.NDArray[np.intp]:
         """Places of the keys that have no vector yet."""
-        return np.flatnonzero(~np.isin(keys, self._key_T))
+        return np.flatnonzero(~np.isin(keys, self._keys()))
 
     def add(self, keys: Keys, vectors: Vectors) -> None:
         """Keep the vectors (M, D) of these keys (M,).
@@ -57,14 +57,23 @@ class VectorCache:
         for file, content in ((self._vector_file, vectors), (self._key_file, keys)):
             with writing(file), file.open("ab") as stream:
                 stream.write(np.ascontiguousarray(content).tobytes())
-        self._key_T = np.concatenate([self._key_T, keys])
-        self._order_T = np.argsort(self._key_T, kind="stable")
+        self._added.append(keys)
 
-    def rows(self, keys: Keys) -> Vectors:
-        """The vectors of these keys, all of which are there."""
-        place_M = self._order_T[np.searchsorted(self._key_T, keys, sorter=self._order_T)]
+    def reader(self) -> Callable[[Keys], Vectors]:
+        """What gives the vectors (M, D) of keys that are in the cache as it is now."""
+        key_T = self._keys()
+        order_T = np.argsort(key_T, kind="stable")
         vector_TD = np.memmap(self._vector_file, dtype="<f2", mode="r").reshape(-1, self.size)
-        return vector_TD[place_M]
+
+        def read(keys: Keys) -> Vectors:
+            return vector_TD[order_T[np.searchsorted(key_T, keys, sorter=order_T)]]
+
+        return read
+
+    def _keys(self) -> Keys:
+        """All keys (T,), in the order of the vectors."""
+        self._added = [np.concatenate(self._added)]
+        return self._added[0]
 
 
 def _cut(file: Path, size: int) -> None:

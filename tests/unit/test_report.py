@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from tasks.contract.stage import StageError, read_json, write_json
 from tasks.params.load import load_params
+from tasks.params.teach import Teach
 from tasks.report import numbers
 from tasks.report.__main__ import write_report
 from tasks.report.card import model_card
@@ -339,6 +340,17 @@ def test_a_decoder_of_the_hub_is_the_base_model(run, params):
     assert "Qwen/Qwen3-0.6B at commit c1899de2" in text
     assert "`LICENSE`, `NOTICE.md` stand beside the weights" in text
     assert "were modified" in text
+
+
+def test_a_teacher_is_named_in_the_card(run, params):
+    model = {"source": "models/e5", "revision": None, "max_length_tokens": 64}
+    model |= {"query_prompt": "query: ", "document_prompt": "passage: "}
+    settings = params.teach.model_dump() | {"teachers": {"e5": model}}
+    taught = params.model_copy(update={"teach": Teach.model_validate(settings)})
+    write_json(run.artifacts / "teach" / "metrics.json", {"teachers": {"e5": {"texts": 1234}}})
+    text = model_card(Run(params=taught, artifacts=run.artifacts))
+    assert "| teach | e5 (models/e5), asked about 1\u2009234 texts |" in text
+    assert "| teach |" not in model_card(run)
 
 
 def test_a_model_that_failed_says_so_in_its_card(folder, params):
