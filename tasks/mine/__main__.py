@@ -1,4 +1,4 @@
-"""Stage mine: hard negatives for labelled pairs, found with the model of stage 1."""
+"""Stage mine: hard negatives for labelled pairs, found with the model of stage 1 or a teacher."""
 
 import logging
 from typing import Any
@@ -12,6 +12,7 @@ from model.encoder.compilation import compile_blocks
 from model.encoder.encoder import Encoder
 from model.encoder.precision import Precision
 from model.mining import HardNegatives, mine_hard_negatives, pair_scores, positive_cap, top_k
+from model.training.data.recorded_vectors import RecordedVectors
 from tasks.contract.prompts import query_prompt
 from tasks.contract.records import EXAMPLE_SCHEMA, read_table, write_table
 from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
@@ -38,10 +39,9 @@ def mine(params: Params) -> None:
     """Write artifacts/mine: the rows of the mined sources with their negatives filled up.
 
     Raises:
-        StageError: A source has no rows, its task takes negatives from elsewhere, or the model of
-            stage 1 cannot be used.
+        StageError: A source has no rows, its task takes negatives from elsewhere, the model of
+            stage 1 cannot be used, or the teacher was not shown a text.
     """
-    machine = use_compute(params.compute)
     examples = read_mined_sources(params)
     corpus = draw_corpus(params)
     prompts = {
@@ -50,20 +50,33 @@ def mine(params: Params) -> None:
     texts = MiningTexts(examples, prompts, corpus)
     logger.info("%d queries, %d candidates", len(texts.queries), texts.num_candidates)
     try:
-        encoder = Encoder.load(
-            ARTIFACTS / "pretrain" / "model",
-            device=machine.device,
-            attn_implementation=params.backbone.attn_implementation,
-        )
-        if machine.compile_blocks:
-            compile_blocks(encoder.backbone)
-        table, metrics = fill_negatives(examples, texts, encoder, params.mine, machine.precision)
+        vectors = _vectors(params, texts)
+        table, metrics = fill_negatives(examples, texts, vectors, params.mine)
     except ValueError as error:
-        raise StageError(f"mining with artifacts/pretrain/model failed: {error}") from error
+        raise StageError(f"mining with artifacts/{params.mine.model} failed: {error}") from error
     with atomic_folder(ARTIFACTS / "mine") as folder:
         write_table(table, folder / "examples", shard_rows=params.ingest.shard_rows)
         write_json(folder / "metrics.json", metrics)
     logger.info("mined %d negatives for %d rows", metrics["negatives_mined"], len(table))
+
+
+def _vectors(params: Params, texts: MiningTexts) -> tuple[Tensor, Tensor]:
+    """Of queries and documents, by the student or as a teacher said before."""
+    machine = use_compute(params.compute)
+    teacher = params.mine.recorded_by
+    if teacher is not None:
+        recorded = RecordedVectors(ARTIFACTS / "teach" / "vectors" / teacher)
+        query_QD = recorded.find([(True, query) for _, query in texts.queries])
+        document_ND = recorded.find([(False, document) for document in texts.documents])
+        return torch.from_numpy(query_QD).to(machine.device), torch.from_numpy(document_ND)
+    encoder = Encoder.load(
+        ARTIFACTS / params.mine.model,
+        device=machine.device,
+        attn_implementation=params.backbone.attn_implementation,
+    )
+    if machine.compile_blocks:
+        compile_blocks(encoder.backbone)
+    return encode(encoder, texts, params.mine, machine.precision)
 
 
 def draw_corpus(params: Params) -> pa.Table:
@@ -101,12 +114,11 @@ def read_mined_sources(params: Params) -> pa.Table:
 def fill_negatives(
     examples: pa.Table,
     texts: MiningTexts,
-    encoder: Encoder,
+    vectors: tuple[Tensor, Tensor],
     settings: Mine,
-    precision: Precision,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The rows, explicit negatives before mined ones, all texts scored; and the metrics."""
-    query_QD, document_ND = encode(encoder, texts, settings, precision)
+    query_QD, document_ND = vectors
     scores_QK, index_QK = top_k(query_QD, document_ND[: texts.num_candidates], settings.top_k)
     query_of_R = torch.from_numpy(texts.query_of_row)
     query_RD = query_QD.cpu()[query_of_R]

@@ -225,13 +225,21 @@ class Params(Section):
     @model_validator(mode="after")
     def _frozen_models_are_there(self) -> Self:
         """A guide or teacher of a later stage would be a circle that DVC does not see."""
+        if self.mine.recorded_by is not None:
+            self._check_recorded(
+                "mine.model", self.mine.recorded_by, {*self.mine.sources}, is_mined=True
+            )
         for stage, training in self._trainings().items():
             known = MODELS[: FIRST_MODELS[stage]]
             for name, frozen in (("guide", training.guide), ("teacher", training.teacher)):
                 if frozen is None or Path(frozen.checkpoint).is_absolute():
                     continue
                 if frozen.recorded_by is not None:
-                    self._check_recorded(f"{stage}.training.{name}", stage, frozen.recorded_by)
+                    used = self._sources_of(stage)
+                    is_mined = stage != "pretrain" and bool(used & {*self.mine.sources})
+                    self._check_recorded(
+                        f"{stage}.training.{name}.checkpoint", frozen.recorded_by, used, is_mined
+                    )
                 elif frozen.checkpoint not in known:
                     raise ValueError(
                         f"{stage}.training.{name}.checkpoint {frozen.checkpoint!r} is neither an "
@@ -239,24 +247,23 @@ class Params(Section):
                     )
         return self
 
-    def _check_recorded(self, where: str, stage: str, teacher: str) -> None:
+    def _check_recorded(self, where: str, teacher: str, used: set[str], is_mined: bool) -> None:
         """A recorded teacher says nothing of texts that it was not shown."""
         if teacher not in self.teach.teachers:
             raise ValueError(
-                f"{where}.checkpoint teach/{teacher}: teach.teachers names "
+                f"{where} teach/{teacher}: teach.teachers names "
                 f"{', '.join(self.teach.teachers) or 'none'}"
             )
-        used = self._sources_of(stage)
         unseen = sorted(used - {*self.teach.sources})
         if unseen:
             raise ValueError(
-                f"{where}.checkpoint teach/{teacher}: it was not shown {', '.join(unseen)}, which "
-                f"{stage} trains on: name them under teach.sources"
+                f"{where} teach/{teacher}: it was not shown {', '.join(unseen)}, which are used "
+                "there: name them under teach.sources"
             )
-        if stage != "pretrain" and used & {*self.mine.sources} and not self.teach.documents:
+        if is_mined and not self.teach.documents:
             raise ValueError(
-                f"{where}.checkpoint teach/{teacher}: {stage} trains on mined documents, which it "
-                "was not shown: set teach.documents to true"
+                f"{where} teach/{teacher}: mined documents are used there, which it was not shown: "
+                "set teach.documents to true"
             )
 
     def _sources_of(self, stage: str) -> set[str]:

@@ -20,6 +20,7 @@ from tasks.params.base import (
     Task,
 )
 from tasks.params.losses import (
+    RECORDED,
     EmbeddingMatching,
     Guide,
     ScoreMask,
@@ -339,11 +340,18 @@ class Stage(Section):
     """Source of ingest.sources, or `synthetic`, to a factor on its sampling weight."""
 
 
+STUDENT = "pretrain/model"
+"""The model of stage 1 below artifacts/."""
+
+
 class Mine(Section):
     """Section mine."""
 
     sources: list[Name] = Field(min_length=1)
     """Sources whose rows get negatives, each of task retrieval, nli or bitext."""
+    model: str
+    """Who says how near a document is: `pretrain/model`, the student of stage 1, or `teach/NAME`, a
+    teacher, which knows better which documents answer."""
     top_k: PositiveInt
     """Candidates per query before filtering."""
     negatives: PositiveInt
@@ -358,6 +366,18 @@ class Mine(Section):
     batch_tokens: PositiveInt
     """Tokens per forward pass."""
     seed: Seed
+
+    @property
+    def recorded_by(self) -> str | None:
+        """Name of the teacher that says it, None for the student."""
+        name = self.model.removeprefix(RECORDED)
+        return None if name == self.model else name
+
+    @model_validator(mode="after")
+    def _model_is_known(self) -> Self:
+        if self.model != STUDENT and self.recorded_by is None:
+            raise ValueError(f"model {self.model!r}: expected {STUDENT}, or {RECORDED}NAME")
+        return self
 
 
 class Variant(Section):

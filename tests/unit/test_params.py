@@ -189,7 +189,15 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "teacher that was not shown what is mined": (
         lambda c: taught(c, stage="finetune", documents=False),
-        r"finetune trains on mined documents, .*set teach\.documents to true",
+        r"mined documents are used there, .*set teach\.documents to true",
+    ),
+    "miner that is no model": (
+        lambda c: c["mine"].update(model="finetune/model"),
+        r"  mine: .*model 'finetune/model': expected pretrain/model, or teach/NAME",
+    ),
+    "miner that was never asked": (
+        lambda c: c["mine"].update(model="teach/e5"),
+        r"mine\.model teach/e5: teach\.teachers names none",
     ),
     "record with prompts of its own": (
         lambda c: taught(c, query_prompt="query: "),

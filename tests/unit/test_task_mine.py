@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from model.encoder.encoder import Encoder
+from model.training.data.recorded_vectors import text_keys, write_vectors
 from tasks.contract.prompts import query_prompt
 from tasks.contract.records import (
     DOCUMENT_SCHEMA,
@@ -53,12 +54,14 @@ def run(pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     """Runs the stage in a fresh folder; gives its rows and its metrics."""
     monkeypatch.chdir(tmp_path)
 
-    def run_stage(examples, documents, **settings):
+    def run_stage(examples, documents, prepare=None, **settings):
         shutil.rmtree("artifacts", ignore_errors=True)
         shutil.copytree(pico_folder, "artifacts/pretrain/model")
         tables = {"examples": (examples, EXAMPLE_SCHEMA), "documents": (documents, DOCUMENT_SCHEMA)}
         for name, (rows, schema) in tables.items():
             write_table(pa.Table.from_pylist(rows, schema), Path("artifacts/ingest") / name)
+        if prepare is not None:
+            prepare()
         mine(params_with(**settings))
         metrics = json.loads(Path("artifacts/mine/metrics.json").read_text())
         return read_table(Path("artifacts/mine/examples")).to_pylist(), metrics
@@ -98,6 +101,29 @@ def test_negatives_are_the_nearest_texts_below_the_cap(
         nearest = sorted(np.flatnonzero(scores < cap), key=lambda n: -scores[n])[:4]
         assert row["negatives"] == [corpus[n] for n in nearest]
         assert row["negative_scores"] == pytest.approx(scores[nearest].tolist(), abs=1e-6)
+
+
+def test_a_teacher_says_what_is_near(run: Stage, pico_texts: list[str]):
+    """As it was recorded: here each document is as near as its number says."""
+    examples = [example("Что стоит на столе?", "Самовар.")]
+    documents = [document(text) for text in pico_texts[:4]]
+    cosines = {"Самовар.": 0.9, **dict(zip(pico_texts[:4], (0.1, 0.8, 0.89, 0.5), strict=True))}
+    shown = [(True, "Что стоит на столе?"), *((False, text) for text in cosines)]
+    vectors = np.array([(1.0, 0.0), *((x, np.sqrt(1 - x * x)) for x in cosines.values())])
+
+    def record() -> None:
+        keys = text_keys(shown)
+        order = np.argsort(keys)
+        folder = Path("artifacts/teach/vectors/e5")
+        write_vectors(folder, keys[order], 2, [vectors[order].astype(np.float16)])
+
+    rows, _ = run(
+        examples, documents, prepare=record, model="teach/e5", max_positive_share=0.95, negatives=2
+    )
+    assert rows[0]["negatives"] == [pico_texts[1], pico_texts[3]]
+    assert rows[0]["negative_scores"] == pytest.approx([0.8, 0.5], abs=1e-3)
+    with pytest.raises(StageError, match=r"have no vector in artifacts/teach/vectors/e5"):
+        run(examples, [*documents, document("Новый.")], prepare=record, model="teach/e5")
 
 
 def test_no_positive_of_the_same_query_is_mined_though_it_stands_in_another_row(run: Stage):
