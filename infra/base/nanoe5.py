@@ -212,7 +212,7 @@ def _save(
 ) -> None:
     # ten seconds to import, of no use to other bases
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     with tempfile.TemporaryDirectory() as temporary:
         model.save_pretrained(temporary)

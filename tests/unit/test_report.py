@@ -347,6 +347,7 @@ def test_a_teacher_is_named_in_the_card(run, params):
     model |= {"query_prompt": "query: ", "document_prompt": "passage: "}
     settings = params.teach.model_dump() | {"teachers": {"e5": model}}
     taught = params.model_copy(update={"teach": Teach.model_validate(settings)})
+    (run.artifacts / "teach").mkdir()
     write_json(run.artifacts / "teach" / "metrics.json", {"teachers": {"e5": {"texts": 1234}}})
     text = model_card(Run(params=taught, artifacts=run.artifacts))
     assert "| teach | e5 (models/e5), asked about 1\u2009234 texts |" in text
