@@ -43,9 +43,7 @@ from tasks.store.storage import open_storage
 DOCUMENTS = ARTIFACTS / "ingest" / "documents"
 EXAMPLES = ARTIFACTS / "ingest" / "examples"
 COMPARED_TEXTS = 10_000  # some three times as many: an example has several
-FEW_BYTES_PER_TOKEN = (
-    2.5  # a Cyrillic letter has two; a tokenizer that knows a language holds 3 to 10
-)
+FEW_BYTES_PER_TOKEN = 2.5  # a Cyrillic letter has two; a token of a known language 3 to 10
 TOKENIZER_CHARACTERS = 20_000_000  # a vocabulary of thousands is settled long before
 CHECKPOINT_INTERVAL_S = 20.0  # the work a killed run loses; writing one takes well below a second
 
@@ -120,6 +118,12 @@ def _load(settings: Backbone, endpoint_url: str | None, record: Path) -> Parts:
     if not source.startswith("s3://"):
         parts = load_decoder(source, revision=settings.revision, attn_implementation=kernel)
         known = of_folder(Path(source), source) if is_local else of_hub(source, settings.revision)
+        if known.licence is None:
+            logger.warning(
+                "the licence of %s is not known: its card names none, so that of the model made "
+                "from it says so too",
+                source,
+            )
         known.write(record)
         return parts
     with tempfile.TemporaryDirectory() as temporary:

@@ -110,9 +110,18 @@ def fetch_folder(url: str, cache: Path) -> Path:
         filesystem, root = fsspec.url_to_fs(url)
     folder = cache / "folder"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, expected in _sums(filesystem, url, root).items():
+    sums = _sums(filesystem, url, root)
+    for name, expected in sums.items():
         _fetch(filesystem, f"{root.rstrip('/')}/{name}", folder / name, expected)
+    remove_others(folder, set(sums))
     return folder
+
+
+def remove_others(folder: Path, names: set[str]) -> None:
+    """Remove the files that an earlier fetch from elsewhere left: nobody has checked them."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in names:
+            path.unlink()
 
 
 def fetch_file(url: str, expected: str | None, cache: Path) -> Path:

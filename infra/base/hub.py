@@ -10,17 +10,10 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
 
 from infra.base.errors import BaseError
-from infra.base.files import BLOCK_BYTES, sha256
-from model.backbone.provenance import NOTICES
+from infra.base.files import BLOCK_BYTES, remove_others, sha256
+from model.backbone.provenance import NOTICE_PATTERNS
 
-PATTERNS = [
-    "*.json",
-    "*.safetensors",
-    "*.model",
-    "*.jinja",
-    "*.md",
-    *(f"{each}*" for each in NOTICES),
-]
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.md", *NOTICE_PATTERNS]
 
 
 def fetch_hub(source: str, revision: str | None, cache: Path) -> tuple[Path, str]:
@@ -43,7 +36,7 @@ def fetch_hub(source: str, revision: str | None, cache: Path) -> tuple[Path, str
     folder = cache / "hub"
     try:
         api = HfApi()
-        commit = api.model_info(source, revision=revision).sha or ""
+        commit = str(api.model_info(source, revision=revision).sha)  # none is no revision either
         entries = api.list_repo_tree(source, recursive=True, revision=commit)
         files = [entry for entry in entries if isinstance(entry, RepoFile)]
         wanted = list(
@@ -67,6 +60,7 @@ def fetch_hub(source: str, revision: str | None, cache: Path) -> tuple[Path, str
             f"{', '.join(damaged)} of {source} differs from the hash that the hub gives, and was "
             "removed: say the same again"
         )
+    remove_others(folder, {file.path for file in wanted})
     return folder, commit
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +16,8 @@ RECORD = "base.json"
 """Of a folder of infra.base with hashes, of an artifact without."""
 NAMELESS = {"other", "unknown"}
 """What cards of the hub say in place of a licence."""
-NOTICES = ("LICENSE", "LICENCE", "NOTICE", "TERMS", "GEMMA_TERMS")
-HUB_PATTERNS = ["README.md", *(f"{beginning}*" for beginning in NOTICES)]
+NOTICES = ("LICENSE", "LICENCE", "NOTICE", "TERMS", "GEMMA_TERMS", "USE_POLICY")
+NOTICE_PATTERNS = [f"{case(name)}*" for name in NOTICES for case in (str.upper, str.lower)]
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +58,9 @@ def is_notice(name: str) -> bool:
 
 def notices_in(folder: Path) -> tuple[Path, ...]:
     """The terms and notices in a folder, in order of their names."""
-    return tuple(_notices(folder.iterdir()))
-
-
-def _notices(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.is_file() and is_notice(path.name))
+    return tuple(
+        sorted(each for each in folder.iterdir() if each.is_file() and is_notice(each.name))
+    )
 
 
 def of_folder(folder: Path, source: str) -> Provenance:
@@ -94,7 +91,9 @@ def of_folder(folder: Path, source: str) -> Provenance:
 def of_hub(source: str, revision: str | None) -> Provenance:
     """Provenance of a model of the hub; its licence is unknown where its card is out of reach."""
     try:
-        folder = snapshot_download(source, revision=revision, allow_patterns=HUB_PATTERNS)
+        folder = snapshot_download(
+            source, revision=revision, allow_patterns=["README.md", *NOTICE_PATTERNS]
+        )
     except (HTTPError, LocalEntryNotFoundError) as error:
         logger.warning("the card of %s cannot be read (%s)", source, type(error).__name__)
         return Provenance(source)

@@ -31,6 +31,12 @@ RECORDED = "teach/"
 """Begins the checkpoint of a model whose vectors the stage teach recorded."""
 
 
+def recorded_by(checkpoint: str) -> str | None:
+    """Name of the teacher whose record a checkpoint is, None of a model."""
+    name = checkpoint.removeprefix(RECORDED)
+    return None if name == checkpoint else name
+
+
 class ScoreMask(Section):
     """Negatives that a model scores too near the positive to be believed are left out."""
 
@@ -67,8 +73,7 @@ class Frozen(Section):
     @property
     def recorded_by(self) -> str | None:
         """Name of the teacher whose record this is, None of a model."""
-        name = self.checkpoint.removeprefix(RECORDED)
-        return None if name == self.checkpoint else name
+        return recorded_by(self.checkpoint)
 
     @model_validator(mode="after")
     def _record_has_its_prompts(self) -> Self:

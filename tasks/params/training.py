@@ -29,6 +29,7 @@ from tasks.params.losses import (
     Softmax,
     Teacher,
     Triplet,
+    recorded_by,
 )
 
 UNSOUGHT_TOKENS = 4096
@@ -370,8 +371,7 @@ class Mine(Section):
     @property
     def recorded_by(self) -> str | None:
         """Name of the teacher that says it, None for the student."""
-        name = self.model.removeprefix(RECORDED)
-        return None if name == self.model else name
+        return recorded_by(self.model)
 
     @model_validator(mode="after")
     def _model_is_known(self) -> Self:

@@ -398,3 +398,18 @@ def test_a_hub_lost_halfway_leaves_no_folder(
     with pytest.raises(SystemExit, match="cannot be fetched"):
         base(monkeypatch, "tiny", "somebody/tiny")
     assert not Path("models/tiny").exists()
+
+
+def test_what_was_fetched_from_elsewhere_before_is_left_out(
+    hub: dict[str, bytes], httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """The cache is of a name; a file of another source or commit was checked by nobody."""
+    for kind in ("hub", "folder"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "chat_template.jinja").write_text("of another model")
+    fetched, _ = fetch_hub("somebody/tiny", None, tmp_path)
+    assert {path.name for path in fetched.iterdir() if path.is_file()} == hub.keys() - {
+        "pytorch_model.bin"
+    }
+    folder = fetch_folder(serve(httpserver, {"config.json": b"{}"}), tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]

@@ -124,17 +124,18 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     return wrapped(FAMILIES[request.param]())
 
 
+SIZES = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+}  # fmt: skip
+
+
 def qwen(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     torch.manual_seed(0)
     return Qwen3Model(
         Qwen3Config(
+            **SIZES,
             vocab_size=len(tokenizer) + 7,  # padded, as tables are
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=[tokenizer.eos_token_id],
             tie_word_embeddings=False,
@@ -146,13 +147,8 @@ def gemma(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     torch.manual_seed(0)
     return Gemma3TextModel(
         Gemma3TextConfig(
+            **SIZES,
             vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             tie_word_embeddings=True,

@@ -83,11 +83,6 @@ class RecordedVectors:
                 "its stage again"
             )
 
-    @property
-    def size(self) -> int:
-        """Numbers per vector."""
-        return self._vector_TD.shape[1]
-
     def find(self, texts: Sequence[Shown]) -> npt.NDArray[np.float32]:
         """Unit-norm vectors of these texts, (M, D).
 
