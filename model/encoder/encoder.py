@@ -34,6 +34,8 @@ __all__ = ["Encoder", "TokenizedText", "collate"]
 
 TokenPooling = Callable[[Tensor, Tensor], Tensor]
 """States (B, T, D) and a mask (B, T) to vectors (B, D)."""
+PoolTexts = Callable[[Tensor, TokenPooling], Tensor]
+"""States of a layer, as the decoder gave them, and a pooling to a vector per text."""
 TOKENIZE_CHUNK = 10_000
 HELD_NUMBERS = 2**24
 """Numbers of vectors that stay on the device until they are fetched together."""
@@ -128,40 +130,56 @@ class Encoder(nn.Module):
         self, input_ids_BT: Tensor, attention_mask_BT: Tensor, pool_mask_BT: Tensor
     ) -> Tensor:
         """Unit-norm float32 vectors (B, D); pooling runs in float32 under autocast too."""
-        output = self.backbone(
-            input_ids=input_ids_BT,
-            attention_mask=attention_mask_BT,
-            use_cache=False,
-            output_hidden_states=self._needs_all_layers,
-        )
+        output = self._run(input_ids_BT, attention_mask_BT)
         return self._vectors(output, lambda states_BTD, pool: pool(states_BTD, pool_mask_BT))
 
     def embed(self, items: Sequence[TokenizedText]) -> Tensor:
         """Unit-norm float32 vectors (B, D) of texts in one forward pass, packed where possible."""
         if not self.is_packed:
             return self(*self._collate(items))
-        packed = pack(items, pool_prompt=self.pool_prompt, device=self.device)
-        output = run_packed(self.backbone, packed, output_hidden_states=self._needs_all_layers)
-        return self._vectors(output, packed.pool)
+        return self._vectors(*self._run_packed(items))
+
+    def pooled(self, items: Sequence[TokenizedText]) -> Tensor:
+        """What `embed` projects and scales: float32 vectors (B, H) of the decoder's hidden size."""
+        if not self.is_packed:
+            ids_BT, mask_BT, pool_mask_BT = self._collate(items)
+            output = self._run(ids_BT, mask_BT)
+            return self._pooled(output, lambda states_BTD, pool: pool(states_BTD, pool_mask_BT))
+        return self._pooled(*self._run_packed(items))
 
     @property
     def _needs_all_layers(self) -> bool:
         return isinstance(self.pooling, LayerPooling)
 
-    def _vectors(
-        self, output: BaseModelOutput, pool: Callable[[Tensor, TokenPooling], Tensor]
-    ) -> Tensor:
-        """Unit-norm float32 vectors (B, D); `pool` applies a pooling to the states of a layer."""
+    def _run(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> BaseModelOutput:
+        return self.backbone(
+            input_ids=input_ids_BT,
+            attention_mask=attention_mask_BT,
+            use_cache=False,
+            output_hidden_states=self._needs_all_layers,
+        )
+
+    def _run_packed(self, items: Sequence[TokenizedText]) -> tuple[BaseModelOutput, PoolTexts]:
+        packed = pack(items, pool_prompt=self.pool_prompt, device=self.device)
+        output = run_packed(self.backbone, packed, output_hidden_states=self._needs_all_layers)
+        return output, packed.pool
+
+    def _vectors(self, output: BaseModelOutput, pool: PoolTexts) -> Tensor:
+        """Unit-norm float32 vectors (B, D)."""
+        pooled_BH = self._pooled(output, pool)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.projection is not None:
+                pooled_BH = self.projection(pooled_BH)
+            return F.normalize(pooled_BH, dim=-1)
+
+    def _pooled(self, output: BaseModelOutput, pool: PoolTexts) -> Tensor:
+        """Float32 vectors (B, H); `pool` applies a pooling to the states of a layer."""
         with torch.autocast(self.device.type, enabled=False):
             if isinstance(self.pooling, LayerPooling):
                 layers = output.hidden_states[1:]  # pyright: ignore[reportOptionalSubscript]  # asked for; the first is the input of block 0
                 pooled = [pool(states.float(), self.pooling.pool_tokens) for states in layers]
-                pooled_BD = self.pooling(torch.stack(pooled, dim=1))
-            else:
-                pooled_BD = pool(output.last_hidden_state.float(), self.pooling)  # pyright: ignore[reportOptionalMemberAccess]  # every decoder gives it
-            if self.projection is not None:
-                pooled_BD = self.projection(pooled_BD)
-            return F.normalize(pooled_BD, dim=-1)
+                return self.pooling(torch.stack(pooled, dim=1))
+            return pool(output.last_hidden_state.float(), self.pooling)  # pyright: ignore[reportOptionalMemberAccess]  # every decoder gives it
 
     def token_states(self, items: Sequence[TokenizedText]) -> list[Tensor]:
         """Last hidden states of each text, float32 (its tokens, D), as `embed` computes them."""

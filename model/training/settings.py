@@ -12,6 +12,8 @@ from model.training.objective.loss_options import LossOptions
 
 IN_BATCH_TASKS = frozenset({"retrieval", "nli", "bitext"})
 """Tasks whose other documents are safe negatives; texts of one class or cluster are not."""
+UNJUDGED_TASKS = frozenset({"passages"})
+"""Tasks whose pairs say nothing by themselves: only a teacher is imitated on them."""
 GRADED_TASKS = frozenset({"sts"})
 """Tasks trained on the order of their scores instead of on negatives."""
 
@@ -39,6 +41,8 @@ class LossSettings:
     """Weight of the spread-out regulariser; 0 leaves it out."""
     options: LossOptions = field(default_factory=LossOptions)
     """What is added to the preset."""
+    contrastive_weight: float = 1.0
+    """Factor on what the rows themselves say; 0 leaves the terms of a teacher alone."""
     use_student_margin: bool = True
     """Whether a mask by the student's scores is applied yet."""
 
@@ -104,12 +108,17 @@ class TrainSettings:
     class_negatives: Literal["own", "batch"] = "own"
     """Whether rows of classes and clusters meet other rows, those of their own class left out."""
     options: LossOptions = field(default_factory=LossOptions)
+    contrastive_weight: float = 1.0
+    """Factor on the contrastive and the graded loss; 0 distils alone."""
     activation_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass instead of kept."""
     compile_blocks: bool = False
     """Whether blocks of the decoder are compiled before the first step."""
     lora: LoraSettings | None = None
     """None trains every weight."""
+    fit_texts: int | None = None
+    """Least texts that the projection is fitted to the teacher on before the first step; None
+    leaves it as it is."""
     memory: MemorySettings | None = None
     """None takes negatives from the batch alone."""
     shard_weights: bool = False
@@ -133,6 +142,7 @@ class TrainSettings:
             self.hardness,
             self.spread_out,
             self.options,
+            contrastive_weight=self.contrastive_weight,
             use_student_margin=step >= self.margin_from_step,
         )
 
@@ -159,6 +169,11 @@ class TrainingSource:
     def is_in_batch(self) -> bool:
         """Whether documents of other rows count as negatives."""
         return self.task in IN_BATCH_TASKS
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its pairs say something by themselves."""
+        return self.task not in UNJUDGED_TASKS
 
     @property
     def is_graded(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.checkpoint import load_latest
 from model.encoder.encoder import Encoder
 from model.encoder.precision import decoder_autocast
 from model.losses.matryoshka import check_weights, matryoshka_sizes
@@ -34,9 +35,10 @@ from model.training.objective.loss_report import LossReport
 from model.training.objective.objective import Objective
 from model.training.objective.sub_batches import SumObjective, objective_of_sub_batches
 from model.training.progress import Progress
+from model.training.projection_fit import fit_projection
 from model.training.schedule import learning_rate_at
 from model.training.settings import WITHOUT_EFFECT, TrainingSource, TrainSettings
-from model.training.state import TrainingState
+from model.training.state import STEPS, TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
 from model.writing import writing
@@ -83,6 +85,8 @@ def train(  # noqa: PLR0913 - all that a training is made of
     steps_of = draw_steps(sources, settings)
     team = Team(shares_weights=settings.shard_weights)
     plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
+    if load_latest(checkpoint_folder / STEPS) is None:
+        fit_projection(encoder, plan, frozen, settings, team)
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")
     with wrapped_for_training(encoder, settings, team) as trained, plan.prepared_ahead():
         trainer = Trainer(trained, plan, settings, checkpoint_folder, team, frozen)

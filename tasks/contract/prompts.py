@@ -2,6 +2,8 @@
 
 from tasks.params.training import Prompts
 
+PASSAGES = "passages"
+"""Pairs of texts that nobody judged: what a teacher says of them is all there is to learn."""
 SYMMETRIC_TASKS = frozenset({"sts", "classification", "clustering"})
 """Both sides of a pair are texts of one kind, so both get the instruction."""
 
@@ -9,10 +11,13 @@ SYMMETRIC_TASKS = frozenset({"sts", "classification", "clustering"})
 def query_prompt(prompts: Prompts, task: str) -> str:
     """Prefix of a query of `task`: the template up to its text, "" for an empty instruction.
 
+    Passages have none unless one is given: they are plain texts.
+
     Raises:
         KeyError: The task has no entry in prompts.tasks.
     """
-    instruction = {str(name): text for name, text in prompts.tasks.items()}[task]
+    instructions = {PASSAGES: "", **{str(name): text for name, text in prompts.tasks.items()}}
+    instruction = instructions[task]
     if not instruction:
         return ""
     return prompts.template.removesuffix("{text}").replace("{instruction}", instruction)

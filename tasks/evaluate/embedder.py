@@ -26,7 +26,7 @@ class Embedder(AbsEncoder):
         self.threads = threads
         self.mteb_model_meta = ModelMeta.create_empty()
         self.encoded_texts = 0
-        self._vectors: dict[tuple[str, str], np.ndarray] = {}
+        self._vectors: dict[tuple[str, bool, str], np.ndarray] = {}
 
     def encode(
         self,
@@ -41,12 +41,15 @@ class Embedder(AbsEncoder):
         """Vectors of the texts of `inputs` in their order, shape (texts, dimension)."""
         prefix = self.instructions.prefix(task_metadata, prompt_type)
         texts = [text for batch in inputs for text in batch["text"]]
-        keys = [(prefix, text) for text in texts]
+        is_document = prompt_type is PromptType.document
+        keys = [(prefix, is_document, text) for text in texts]
         # A dict keeps the order and drops repetitions: the batches are the same on every run.
         missing = list(dict.fromkeys(key for key in keys if key not in self._vectors))
         if missing:
             with use_threads(self.threads):
-                vectors = self.rung.encode([text for _, text in missing], prefix)
+                vectors = self.rung.encode(
+                    [text for _, _, text in missing], prefix, is_document=is_document
+                )
             self._vectors.update(zip(missing, vectors, strict=True))
             self.encoded_texts += len(missing)
         return np.stack([self._vectors[key] for key in keys])

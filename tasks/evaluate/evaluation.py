@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import datasets
@@ -20,6 +21,7 @@ from tasks.evaluate.benchmark import local_task
 from tasks.evaluate.eager import decode_columns_once
 from tasks.evaluate.embedder import Embedder
 from tasks.evaluate.instructions import Instructions
+from tasks.evaluate.left_out import left_out_scores
 from tasks.evaluate.retrieved import retrieved_passages
 from tasks.evaluate.rungs import open_rung
 from tasks.evaluate.scores import TaskScore, summary, task_score
@@ -88,9 +90,17 @@ def _evaluate_tasks(params: Params, embedder: Embedder, benchmark: Path, output:
             time.monotonic() - started,
         )
     totals = summary(scores)
-    write_json(output / "scores.json", totals)
-    write_json(output / "metrics.json", {**totals["tasks"], "mean": totals["mean"]})
+    with use_threads(params.compute.threads):
+        left_out = left_out_scores(params, embedder.rung)
+    write_json(output / "scores.json", {**totals, "left_out": left_out})
+    metrics = {**totals["tasks"], "mean": totals["mean"]}
     logger.info("mean over %d tasks %.4f", len(scores), totals["mean"])
+    if left_out:
+        metrics["left_out"] = {**left_out, "mean": round(fmean(left_out.values()), 6)}
+        logger.info(
+            "mean over %d sources left out %.4f", len(left_out), metrics["left_out"]["mean"]
+        )
+    write_json(output / "metrics.json", metrics)
 
 
 def run_task(task: AbsTask, embedder: Embedder) -> TaskResult:

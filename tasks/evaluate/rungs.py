@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 class Rung(Protocol):
     """Turns texts into unit-norm vectors."""
 
-    def encode(self, texts: list[str], prefix: str) -> np.ndarray:
-        """Float32 vectors of `texts`, each written after `prefix`; shape (texts, dimension)."""
+    def encode(self, texts: list[str], prefix: str, *, is_document: bool) -> np.ndarray:
+        """Float32 vectors of `texts`, each written after `prefix`; shape (texts, dimension).
+
+        Args:
+            texts: Any number of texts.
+            prefix: The instruction of this chain for them, "" for none.
+            is_document: Whether they are documents of a task that tells them from queries.
+        """
         ...
 
 
@@ -31,7 +37,7 @@ class BaselineRung:
     def __init__(self, baseline: RandomVectors | Tfidf) -> None:
         self.baseline = baseline
 
-    def encode(self, texts: list[str], prefix: str) -> np.ndarray:  # noqa: ARG002 - protocol
+    def encode(self, texts: list[str], prefix: str, *, is_document: bool) -> np.ndarray:  # noqa: ARG002 - protocol
         """Vectors of the bare texts."""
         return self.baseline.encode(texts)
 
@@ -52,7 +58,7 @@ class EncoderRung:
         self.max_length_tokens = max_length_tokens
         self.precision: Precision = precision
 
-    def encode(self, texts: list[str], prefix: str) -> np.ndarray:
+    def encode(self, texts: list[str], prefix: str, *, is_document: bool) -> np.ndarray:  # noqa: ARG002 - protocol
         """Vectors of the texts behind their instruction."""
         return self.encoder.encode(
             texts,

@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.contract.prompts import PASSAGES
 from tasks.contract.records import CLASS_TASKS, DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
 from tasks.contract.stage import StageError
 from tasks.ingest.admission import Admitted
 from tasks.ingest.classes import ClassPairs
+from tasks.ingest.fingerprint import fingerprint
 from tasks.ingest.in_domain import InDomain
+from tasks.ingest.passages import passages_of
 from tasks.ingest.quarantine import Place, Quarantine
 from tasks.ingest.split import holds_key, is_development, query_keys, sample
 from tasks.ingest.spool import Spool
@@ -33,7 +36,10 @@ def split_sources(sources: list[Admitted], development_fraction: float) -> list[
     splits = []
     for admitted in sources:
         table = sample(admitted.table, admitted.source.max_rows)
-        marked = is_development(table, admitted.source.task, development_fraction)
+        if admitted.source.left_out:
+            marked = np.ones(len(table), dtype=np.bool_)
+        else:
+            marked = is_development(table, admitted.source.task, development_fraction)
         splits.append(Split(admitted, table, marked))
     return splits
 
@@ -50,8 +56,7 @@ class Assembly:
         self._examples = Spool(folder / "examples.arrow", EXAMPLE_SCHEMA)
         self._development = Spool(folder / "development.arrow", EXAMPLE_SCHEMA)
         self._documents = Spool(folder / "documents.arrow", DOCUMENT_SCHEMA)
-        held_out = [query_keys(split.table)[split.development] for split in splits]
-        self._development_keys = np.unique(np.concatenate(held_out))
+        self._development_keys = np.unique(np.concatenate([_held_out(split) for split in splits]))
         self._document_keys: set[int] = set()
         for split in splits:
             if split.admitted.source.task == "documents":
@@ -62,8 +67,8 @@ class Assembly:
 
         Returns:
             Rows read, kept for training (or as documents), in the development split, unsampled
-            (beyond max_rows), documents written, and in_domain: training rows that stand in the
-            train split of an evaluation task, by task.
+            (beyond max_rows), documents and pairs of passages written, and in_domain: training rows
+            that stand in the train split of an evaluation task, by task.
 
         Raises:
             StageError: A labelled source has one class only, or no two rows of one class.
@@ -77,11 +82,12 @@ class Assembly:
         }
         if admitted.source.task == "documents":
             counts["documents"] = self._add_documents(split)
+            counts["passages"] = self._add_passages(split)
             return counts
         leaking = holds_key(split.table, self._development_keys) & ~split.development
         for file, row, query in _cells(split.table.filter(leaking), "file", "row", "query"):
             place = Place(admitted.name, file, row)
-            detail = "its query or positive is a query of the development split"
+            detail = "its query or positive is a query of the development split or is left out"
             quarantine.add(place, "development_overlap", detail, query)
         training = split.table.filter(~split.development & ~leaking)
         held_out = split.table.filter(split.development)
@@ -107,6 +113,26 @@ class Assembly:
             .cast(DOCUMENT_SCHEMA)
         )
         return len(split.table)
+
+    def _add_passages(self, split: Split) -> int:
+        """Add the pairs of passages that are wanted of documents."""
+        source, name = split.admitted.source, split.admitted.name
+        if source.passages is None:
+            return 0
+        documents = _cells(split.table, "text", "lang")
+        held_out = set(self._development_keys.tolist())
+        # the few that hold a text of the development split are not replaced by others
+        pairs = [
+            pair
+            for pair in passages_of(name, documents, source.passages)
+            if held_out.isdisjoint(fingerprint(text).key for text in (pair.query, pair.positive))
+        ]
+        for pair in pairs:
+            given = {"id": pair.id, "source": name, "lang": pair.lang, "query": pair.query}
+            empty = {"positive_scores": None, "negatives": [], "negative_scores": None}
+            row = {"task": PASSAGES, "positives": [pair.positive], **empty}
+            self._examples.append({**given, **row, "label": None, "score": None})
+        return len(pairs)
 
     def _add_positives(self, split: Split) -> int:
         """Add the positives of both sides that are no documents yet."""
@@ -160,6 +186,13 @@ class Assembly:
             .append_column("negatives", pa.array(negatives, pa.list_(pa.string())))
         )
         return paired, np.array([other is not None for other in positive], dtype=np.bool_)
+
+
+def _held_out(split: Split) -> NDArray[np.uint64]:
+    """Keys of the texts that no training row may hold: of a source left out, positives as well."""
+    if not split.admitted.source.left_out:
+        return query_keys(split.table)[split.development]
+    return split.table["keys"].combine_chunks().flatten().to_numpy()
 
 
 def _examples(table: pa.Table, admitted: Admitted) -> pa.Table:

@@ -24,7 +24,8 @@ Seed = Annotated[
     Integer,
     Field(ge=0, description="Start of the random numbers: the same seed, the same result."),
 ]
-Task = Literal["retrieval", "classification", "clustering", "sts", "nli", "bitext"]
+Task = Literal["retrieval", "classification", "clustering", "sts", "nli", "bitext", "passages"]
+"""What the rows of a source are; `passages` are pairs that nobody judged, for a teacher alone."""
 
 
 def _name(value: str) -> str:

@@ -69,6 +69,10 @@ def _text_encoding(value: str) -> str:
     return codecs.lookup(value).name
 
 
+LEFT_OUT_TASKS = ("retrieval", "nli", "bitext", "sts")
+"""Tasks whose rows can be judged without training rows of the same source."""
+
+
 class Source(Section):
     """One declared corpus: a file, a glob, a `datasets` folder or an s3:// address.
 
@@ -100,6 +104,12 @@ class Source(Section):
     """Rows kept, the first by content hash; null keeps all."""
     also_documents: bool = False
     """Whether each positive also becomes a document of the mining corpus."""
+    passages: PositiveInt | None = None
+    """Pairs of a sentence and what follows it that documents give, to imitate a teacher on in the
+    trainings that name the source; null gives none."""
+    left_out: bool = False
+    """Whether no row of it is trained on: its development rows tell how a model does on texts that
+    resemble nothing it learnt from."""
 
     @model_validator(mode="after")
     def _columns_fit_the_task(self) -> Self:
@@ -114,6 +124,24 @@ class Source(Section):
             raise ValueError(f"a source of task {self.task!r} must map the fields {missing}")
         if self.score_range[0] >= self.score_range[1]:
             raise ValueError(f"score_range {list(self.score_range)} must rise")
+        return self
+
+    @model_validator(mode="after")
+    def _passages_are_of_documents(self) -> Self:
+        if self.passages is not None and self.task != "documents":
+            raise ValueError(
+                f"passages cuts documents into pairs, but the task is {self.task}: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _left_out_is_judged(self) -> Self:
+        if self.left_out and (self.task not in LEFT_OUT_TASKS or self.also_documents):
+            raise ValueError(
+                f"left_out is for sources of {', '.join(LEFT_OUT_TASKS)} without also_documents, "
+                f"not for task {self.task}{' with it' if self.also_documents else ''}: its rows "
+                "are judged, and none of its texts may reach a training"
+            )
         return self
 
 

@@ -42,6 +42,8 @@ class Evaluate(Section):
     """Rung of the ladder to its folder below artifacts/, lowest rung first."""
     task_prompts: dict[str, str]
     """Instruction per evaluation task; a task that is not listed gets prompts.tasks by its type."""
+    left_out_rows: PositiveInt
+    """Rows of each source with left_out that every rung is judged on."""
     batch_tokens: PositiveInt
     """Tokens per forward pass."""
     max_length_tokens: PositiveInt

@@ -50,7 +50,9 @@ MINED_TASKS = ("retrieval", "nli", "bitext")
 """Tasks whose rows other documents are negatives of."""
 TRAINED_TASKS: tuple[str, ...] = get_args(Task)
 """Tasks whose rows are examples: all but documents."""
-CHOSEN_BY_TASKS = tuple(task for task in TRAINED_TASKS if task != "bitext")
+PASSAGES: Task = "passages"
+"""Pairs that nobody judged; documents may be cut into them."""
+CHOSEN_BY_TASKS = tuple(task for task in TRAINED_TASKS if task not in {"bitext", PASSAGES})
 """Tasks whose development rows merge can choose by."""
 BASELINES = ("baseline/random", "baseline/tfidf")
 """Folders below artifacts that are evaluated beside models."""
@@ -125,12 +127,21 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sources_exist(self) -> Self:
-        tasks = {name: source.task for name, source in self.ingest.sources.items()}
+        tasks = {
+            name: PASSAGES if source.passages else source.task
+            for name, source in self.ingest.sources.items()
+        }
         tasks[SYNTHETIC] = "retrieval"
         for where, names in self._used_sources().items():
             if names - tasks.keys():
                 raise ValueError(
                     f"{where} names {sorted(names - tasks.keys())}; known are {sorted(tasks)}"
+                )
+            left_out = sorted(names & self.left_out)
+            if left_out:
+                raise ValueError(
+                    f"{where} names {left_out}, which ingest.sources leaves out of every training: "
+                    "remove them there, or left_out from the source"
                 )
             usable = MINED_TASKS if where == "mine.sources" else TRAINED_TASKS
             unfit = {name: tasks[name] for name in sorted(names) if tasks[name] not in usable}
@@ -147,7 +158,7 @@ class Params(Section):
         tasks = {name: source.task for name, source in self.ingest.sources.items()}
         if any(SYNTHETIC in names for names in self._used_sources().values()):
             tasks[SYNTHETIC] = "retrieval"
-        known = {"documents", *self.prompts.tasks}
+        known = {"documents", PASSAGES, *self.prompts.tasks}
         without = {name: task for name, task in tasks.items() if task not in known}
         if without:
             raise ValueError(
@@ -274,6 +285,11 @@ class Params(Section):
                 if where.startswith(f"{stage}.")
             )
         )
+
+    @property
+    def left_out(self) -> set[str]:
+        """Sources that no training reads."""
+        return {name for name, source in self.ingest.sources.items() if source.left_out}
 
     def leftovers(self, artifacts: Path = ARTIFACTS) -> list[Path]:
         """What lies where variants and rungs do without being one of this file's.

@@ -119,6 +119,10 @@ class Teacher(Frozen):
     """Term that matches vectors; null leaves it out."""
     similarities: SimilarityMatching | None
     """Term that matches similarities; null leaves it out."""
+    fit_texts: PositiveInt | None
+    """Texts of the first steps on which backbone.projection is fitted to the teacher's vectors by
+    least squares before the first step, some thousands; it must give the teacher's size. null
+    leaves it as it is."""
 
     @model_validator(mode="after")
     def _is_asked(self) -> Self:

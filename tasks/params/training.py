@@ -240,6 +240,8 @@ class Training(Section):
     """Largest norm of the whole gradient; a longer one is shortened to it."""
     loss: Literal["giga", "gemini", "qwen3", "nv-embed-1", "nv-embed-2", "gecko", "f2llm"]
     """Published contrastive loss; see class_negatives for classes and clusters."""
+    contrastive_weight: NonNegativeFloat
+    """Factor on `loss` and `graded_loss` beside the terms of a teacher; 0 distils alone."""
     graded_loss: Literal["cosent", "pearson"]
     """Loss of rows with a similarity score: order of the scores, or linear correlation."""
     hardness: dict[Literal["own_negatives", "other_positives", "other_negatives"], NonNegativeFloat]
@@ -305,6 +307,11 @@ class Training(Section):
         return self.teacher.embeddings if self.teacher else None
 
     @property
+    def fit_texts(self) -> int | None:
+        """Texts that the projection is fitted to the teacher on, if it is."""
+        return self.teacher.fit_texts if self.teacher else None
+
+    @property
     def similarities(self) -> SimilarityMatching | None:
         """Term that matches the similarities of the teacher, if there is one."""
         return self.teacher.similarities if self.teacher else None
@@ -320,6 +327,14 @@ class Training(Section):
             raise ValueError(
                 "memory with guide: a guide is not asked about documents of earlier batches; set "
                 "one of them to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        if self.contrastive_weight == 0 and self.teacher is None:
+            raise ValueError(
+                "contrastive_weight 0 without a teacher: nothing would be learnt; set one of them"
             )
         return self
 

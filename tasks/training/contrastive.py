@@ -39,6 +39,11 @@ SYNTHETIC = "synthetic"
 FEWEST_ROWS = 2
 TERMINATED = 128 + 15
 
+NO_TEACHER = (
+    "nobody judged its pairs, so a teacher alone has something to say of them, and there is none: "
+    "set training.teacher, or remove the source from the stage"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -221,6 +226,8 @@ def _fault(source: TrainingSource, training: Training) -> str | None:
     without = int((_lengths(table["positives"]) == 0).sum())
     if without:
         return f"{without} of {table.num_rows} rows have no positive: ingest must drop them"
+    if not source.is_judged:
+        return None if training.teacher is not None else NO_TEACHER
     if source.is_graded:
         return _score_fault(table["score"])
     needs_labels = not source.is_in_batch and training.class_negatives == "batch"

@@ -101,7 +101,7 @@ class RecordingRung:
         self.vectors = RandomVectors(dimension=32, seed=1)
         self.asked = []
 
-    def encode(self, texts, prefix):
+    def encode(self, texts, prefix, *, is_document):  # noqa: ARG002 - protocol
         self.asked += [(prefix, text) for text in texts]
         return self.vectors.encode([prefix + text for text in texts])
 

@@ -39,7 +39,7 @@ def test_an_evaluation_takes_the_configured_kernel(gemma2_folder: Path) -> None:
     rung = opened(gemma2_folder, "eager")
     assert isinstance(rung, EncoderRung)
     assert rung.encoder.backbone.config._attn_implementation == "eager"
-    assert rung.encode(["Да."], "").shape == (1, 32)
+    assert rung.encode(["Да."], "", is_document=False).shape == (1, 32)
 
 
 def test_a_kernel_the_decoder_lacks_is_a_message(gemma2_folder: Path) -> None:

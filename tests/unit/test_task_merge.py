@@ -17,11 +17,12 @@ from sklearn.neighbors import NearestCentroid
 
 from model.encoder.encoder import Encoder
 from tasks.contract.prompts import query_prompt
+from tasks.contract.ranking import mean_ndcg, spearman
 from tasks.contract.records import EXAMPLE_SCHEMA, write_table
 from tasks.contract.stage import StageError
 from tasks.merge import __main__ as stage
 from tasks.merge.__main__ import merge
-from tasks.merge.development import mean_ndcg, score_encoder, select_development, spearman
+from tasks.merge.development import score_encoder, select_development
 from tasks.merge.labelled import TEXTS_PER_CLASS
 from tasks.params.load import Params, ParamsError, load_params
 from tasks.store.registry import fingerprint_folder

@@ -64,6 +64,8 @@ class Batch:
     """(N,) float32; a teacher's score of each document for its owner's query, NaN if unknown."""
     plain_texts: list[PlainText]
     """What each item was before it was tokenised."""
+    is_judged: bool = True
+    """Whether the pairs say something by themselves; else only a teacher does."""
     memory_QD: Tensor | None = None
     """Embeddings of `texts.remembered`, without gradient."""
 
@@ -166,6 +168,7 @@ class SourceReader:
             ),
             scores=_scores(table) if self.source.is_graded else None,
             is_in_batch=self.source.is_in_batch,
+            is_judged=self.source.is_judged,
             teacher_scores=np.concatenate(
                 [
                     _teacher_scores(table, "positives")[positive_B],
@@ -257,9 +260,10 @@ def mixed(batches: list[Batch]) -> list[Batch]:
     with classes or clusters never meet those: they have their own negatives, or each other's where
     the classes allow it. Graded rows are ordered among themselves.
     """
-    kinds: dict[tuple[bool, bool], list[Batch]] = {}
+    kinds: dict[tuple[bool, bool, bool], list[Batch]] = {}
     for batch in batches:
-        kinds.setdefault((batch.scores is not None, batch.is_in_batch), []).append(batch)
+        kind = (batch.scores is not None, batch.is_in_batch, batch.is_judged)
+        kinds.setdefault(kind, []).append(batch)
     return [joined(kinds[kind]) for kind in sorted(kinds)]
 
 
@@ -286,6 +290,7 @@ def joined(batches: list[Batch]) -> Batch:
         ),
         scores=np.concatenate(scores) if scores else None,
         is_in_batch=batches[0].is_in_batch,
+        is_judged=batches[0].is_judged,
         teacher_scores=np.concatenate(_positives_first(teacher_scores, rows)),
         plain_texts=_queries_first([batch.plain_texts for batch in batches], rows),
     )

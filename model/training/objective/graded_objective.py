@@ -38,7 +38,8 @@ class GradedObjective:
         self._loss = loss
         self._sizes = sizes
         self._teacher = TeacherTerms(batch, loss, sizes, frozen.teacher_MD)
-        self._terms = LossTerms([loss.graded, *self._teacher.names], device)
+        own = [loss.graded] if loss.contrastive_weight else []
+        self._terms = LossTerms([*own, *self._teacher.names], device)
 
     def loss_and_gradient(self, embedding_MD: Tensor, team: Team) -> tuple[Tensor, Tensor]:
         """The loss of the (M, D) embeddings and its gradient; 0 on all but the leading process."""
@@ -65,7 +66,10 @@ class GradedObjective:
 
         prefixes = unit_prefixes(embedding_MD, self._sizes)
         weights = self._loss.options.matryoshka_weights
-        terms = {self._loss.graded: matryoshka_mean(graded, prefixes, weights)}
+        terms: dict[str, Tensor] = {}
+        if self._loss.contrastive_weight:
+            own = matryoshka_mean(graded, prefixes, weights)
+            terms[self._loss.graded] = self._loss.contrastive_weight * own
         for name in self._teacher.names:
             whole = self._teacher.of(name, embedding_MD, slice(0, num_rows))
             terms[name] = whole / num_rows

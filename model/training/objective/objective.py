@@ -74,7 +74,11 @@ class ContrastiveObjective:
         self._device = device
         self._own = HardNegativeTerms(batch, loss, device)
         self._teacher = TeacherTerms(batch, loss, sizes, frozen.teacher_MD)
-        names = ["contrastive", *(["spread_out"] if loss.spread_out else [])]
+        self._contrastive_weight = loss.contrastive_weight
+        names = [
+            *(["contrastive"] if loss.contrastive_weight else []),
+            *(["spread_out"] if loss.spread_out else []),
+        ]
         self._terms = LossTerms([*names, *self._own.names, *self._teacher.names], device)
         self._counts = CandidateCounts()
         self._num_rows = batch.num_queries
@@ -159,7 +163,10 @@ class ContrastiveObjective:
         def contrastive(prefix: Similarities) -> Tensor:
             return contrastive_loss(prefix, allowed, self._settings)
 
-        terms = {"contrastive": matryoshka_mean(contrastive, prefixes, self._weights)}
+        terms: dict[str, Tensor] = {}
+        if self._contrastive_weight:
+            mean = matryoshka_mean(contrastive, prefixes, self._weights)
+            terms["contrastive"] = self._contrastive_weight * mean
         if self._spread_out:
             both = full.query_BD, full.positive_BD
             terms["spread_out"] = self._spread_out * spread_out(*both, full.rows)

@@ -6,6 +6,7 @@ of another; embedding and the backward pass are those of one batch.
 Shape letters: M = texts of the step, D = embedding size.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -70,7 +71,7 @@ def objective_of_sub_batches(
         objective_of(
             sub_batch,
             is_in_batch=sub_batch.is_in_batch or class_negatives == "batch",
-            loss=loss,
+            loss=loss if sub_batch.is_judged else replace(loss, contrastive_weight=0.0),
             sizes=sizes,
             device=device,
             frozen=vectors,
