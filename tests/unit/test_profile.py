@@ -15,7 +15,7 @@ PROFILES = Path(__file__).resolve().parents[2] / "infra" / "profiles"
 def checkout(tmp_path, monkeypatch) -> Path:
     """An empty checkout with two of the real profiles."""
     (tmp_path / "infra" / "profiles").mkdir(parents=True)
-    for name in ("sample", "rumteb-small"):
+    for name in ("sample", "rumteb-scratch"):
         (tmp_path / "infra" / "profiles" / f"{name}.yaml").write_bytes(
             (PROFILES / f"{name}.yaml").read_bytes()
         )
@@ -29,13 +29,13 @@ def test_every_profile_is_valid(path):
 
 
 def test_profiles_are_listed_by_name(checkout):
-    assert list_profiles() == ["rumteb-small", "sample"]
+    assert list_profiles() == ["rumteb-scratch", "sample"]
 
 
 def test_params_become_a_copy_and_may_be_replaced(checkout):
     install_profile("sample")
-    install_profile("rumteb-small")
-    wanted = (checkout / "infra/profiles/rumteb-small.yaml").read_bytes()
+    install_profile("rumteb-scratch")
+    wanted = (checkout / "infra/profiles/rumteb-scratch.yaml").read_bytes()
     assert (checkout / "params.yaml").read_bytes() == wanted
 
 
@@ -45,7 +45,7 @@ def test_edits_are_never_overwritten(checkout):
     edited = params.read_text().replace("threads: 2", "threads: 3")
     params.write_text(edited)
     with pytest.raises(FlowError, match="edits"):
-        install_profile("rumteb-small")
+        install_profile("rumteb-scratch")
     assert params.read_text() == edited
 
 
@@ -56,14 +56,14 @@ def test_a_key_twice_is_an_edit_and_never_overwritten(checkout):
     edited = params.read_text().replace("  threads: 2", "  threads: 3\n  threads: 2")
     params.write_text(edited)
     with pytest.raises(FlowError, match="edits"):
-        install_profile("rumteb-small")
+        install_profile("rumteb-scratch")
     assert params.read_text() == edited
 
 
 def test_params_are_not_exchanged_under_a_run(checkout, monkeypatch):
     install_profile("sample")
     before = (checkout / "params.yaml").read_bytes()
-    monkeypatch.setattr("sys.argv", ["flows.profile", "rumteb-small"])
+    monkeypatch.setattr("sys.argv", ["flows.profile", "rumteb-scratch"])
     with hold_checkout(checkout), pytest.raises(SystemExit, match="another run holds"):
         main()
     assert (checkout / "params.yaml").read_bytes() == before
@@ -72,7 +72,7 @@ def test_params_are_not_exchanged_under_a_run(checkout, monkeypatch):
 
 
 def test_profile_that_does_not_exist_is_refused_with_the_names_of_those_that_do(checkout):
-    with pytest.raises(FlowError, match="rumteb-small, sample"):
+    with pytest.raises(FlowError, match="rumteb-scratch, sample"):
         install_profile("nosuch")
 
 
@@ -87,10 +87,10 @@ def test_invalid_profile_leaves_params_as_they_are(checkout):
 
 def test_data_may_lie_elsewhere_and_comments_stay(checkout):
     data = checkout / "my texts"
-    section = yaml.safe_load((checkout / "infra/profiles/rumteb-small.yaml").read_text())["data"]
+    section = yaml.safe_load((checkout / "infra/profiles/rumteb-scratch.yaml").read_text())["data"]
     for value in section.values():
         (data / Path(value).name).mkdir(parents=True)
-    install_profile("rumteb-small", data)
+    install_profile("rumteb-scratch", data)
     text = (checkout / "params.yaml").read_text()
     assert yaml.safe_load(text)["data"] == {
         key: str(data / Path(value).name) for key, value in section.items()
@@ -101,7 +101,7 @@ def test_data_may_lie_elsewhere_and_comments_stay(checkout):
 
 def test_data_folder_that_misses_a_part_is_refused(checkout):
     with pytest.raises(FlowError, match="is no folder"):
-        install_profile("rumteb-small", checkout / "nothing")
+        install_profile("rumteb-scratch", checkout / "nothing")
     assert not (checkout / "params.yaml").exists()
 
 
