@@ -8,19 +8,14 @@ and the vocabulary trimming of Ushio et al. 2023 (arXiv 2305.15020).
 Shape letters: V = tokens of the vocabulary, D = hidden size.
 """
 
-import json
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model.backbone.vocabulary.families import (
     always_kept,
@@ -28,9 +23,14 @@ from model.backbone.vocabulary.families import (
     needs_of,
     tokens_of,
 )
-
-BATCH_TEXTS = 1000
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+from model.backbone.vocabulary.rewriting import (
+    batches,
+    content_of,
+    ids_of,
+    require_one_table,
+    rewritten,
+    set_rows,
+)
 
 Counts = npt.NDArray[np.int64]
 """How often each token occurs, shape [V]."""
@@ -38,7 +38,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Coverage:
-    """What texts are made of, with the whole vocabulary and with the trimmed one."""
+    """What texts are made of, with the vocabulary as it was and as it is now."""
 
     texts: int
     same: int
@@ -52,8 +52,8 @@ class Coverage:
 def count_tokens(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Counts:
     """How often each token occurs in the texts, without what the tokenizer puts around a text."""
     counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)
-    for batch in _batches(texts):
-        ids = np.concatenate(list(_ids(tokenizer, batch)))
+    for batch in batches(texts):
+        ids = np.concatenate(list(ids_of(tokenizer, batch)))
         counts += np.bincount(ids, minlength=len(counts))
     return counts
 
@@ -80,7 +80,7 @@ def select_tokens(
         ValueError: The tokenizer cannot be trimmed, no token is frequent enough, or the bound is
             below what is always kept.
     """
-    content = _content(tokenizer)
+    content = content_of(tokenizer)
     tokens = tokens_of(content["model"]) | {
         added["content"]: added["id"] for added in content["added_tokens"]
     }
@@ -124,29 +124,13 @@ def trim(
         ValueError: The decoder keeps a second table of a row per token, or the tokenizer holds ids
             in a form that is not known.
     """
-    embedding = decoder.get_input_embeddings()
-    rows = embedding.weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]  # a matrix
-    tables = {rows, getattr(decoder.config, "vocab_size_per_layer_input", rows)}
-    others = [
-        name
-        for name, module in decoder.named_modules()
-        if isinstance(module, nn.Embedding)
-        and module is not embedding
-        and module.num_embeddings in tables
-    ]
-    if others:
-        raise ValueError(
-            f"{type(decoder).__name__} holds {others[0]} beside its embeddings, of one row per "
-            "token: set backbone.vocabulary to keep"
-        )
+    require_one_table(decoder)
     new_ids = {old: new for new, old in enumerate(kept)}
     smaller = _cut_tokenizer(tokenizer, kept, new_ids)
-    with torch.no_grad():
-        embedding.weight = nn.Parameter(embedding.weight[torch.tensor(kept)].clone())  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]  # a matrix
-    embedding.num_embeddings = len(kept)  # pyright: ignore[reportArgumentType]  # of nn.Embedding
+    embedding = decoder.get_input_embeddings()
+    set_rows(decoder, embedding.weight.detach()[torch.tensor(kept)].clone())  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue, reportCallIssue, reportArgumentType]  # a matrix
     if getattr(embedding, "padding_idx", None) is not None:
         embedding.padding_idx = new_ids.get(embedding.padding_idx)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    decoder.config.vocab_size = len(kept)
     for name, value in vars(decoder.config).items():
         if name.endswith("_token_id") and value is not None:
             setattr(decoder.config, name, _renumbered(value, new_ids))
@@ -162,43 +146,26 @@ def compare(
     """What the texts are made of with both tokenizers.
 
     Raises:
-        ValueError: A text of kept tokens alone is made of others now.
+        ValueError: A text of kept tokens alone is made of others now, none of them new.
     """
-    new_ids = np.full(len(before), -1, dtype=np.int64)
+    new_ids = np.full(max(before.get_vocab().values()) + 1, -1, dtype=np.int64)
     new_ids[np.asarray(kept)] = np.arange(len(kept))
     same = tokens_before = tokens_after = 0
-    for batch in _batches(texts):
-        for text, old, new in zip(batch, _ids(before, batch), _ids(after, batch), strict=True):
+    for batch in batches(texts):
+        for text, old, new in zip(batch, ids_of(before, batch), ids_of(after, batch), strict=True):
             expected = new_ids[old]
             is_same = np.array_equal(expected, new)
-            if not is_same and (expected >= 0).all():
+            if not is_same and (expected >= 0).all() and (new < len(kept)).all():
                 raise ValueError(
-                    f"the trimmed tokenizer cuts {text[:60]!r} into other tokens although all of "
-                    "its tokens were kept: this tokenizer cannot be trimmed, set "
-                    "backbone.vocabulary to keep"
+                    f"the changed tokenizer cuts {text[:60]!r} into other tokens although all of "
+                    "its tokens were kept and none is new: the vocabulary of this tokenizer cannot "
+                    "be changed, set backbone.vocabulary to keep"
                 )
             same += is_same
             tokens_before += len(old)
             tokens_after += len(new)
     size = sum(len(text.encode()) for text in texts)
     return Coverage(len(texts), same, size, tokens_before, tokens_after)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(texts)
-    while batch := list(islice(remaining, BATCH_TEXTS)):
-        yield batch
-
-
-def _ids(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-) -> Iterator[npt.NDArray[np.int64]]:
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return (np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
-
-
-def _content(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast, content: dict[str, Any]) -> set[int]:
@@ -223,7 +190,7 @@ def _processor_ids(processor: dict[str, Any] | None) -> Iterator[int]:
 def _cut_tokenizer(
     tokenizer: PreTrainedTokenizerFast, kept: Sequence[int], new_ids: dict[int, int]
 ) -> PreTrainedTokenizerFast:
-    content = _content(tokenizer)
+    content = content_of(tokenizer)
     names = {id_: token for token, id_ in tokens_of(content["model"]).items()}
     content["added_tokens"] = [
         added | {"id": new_ids[added["id"]]}
@@ -235,25 +202,8 @@ def _cut_tokenizer(
     content["post_processor"] = _cut_processor(content.get("post_processor"), new_ids)
     if content.get("padding"):
         content["padding"]["pad_id"] = new_ids[content["padding"]["pad_id"]]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        tokenizer.save_pretrained(folder)
-        for path in folder.iterdir():  # vocab.json, tokenizer.model: of the whole vocabulary
-            if path.name not in TOKENIZER_FILES:
-                path.unlink()
-        text = json.dumps(content, ensure_ascii=False)
-        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-        options = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        options.pop("added_tokens_decoder", None)
-        (folder / "tokenizer_config.json").write_text(json.dumps(options), encoding="utf-8")
-        smaller = AutoTokenizer.from_pretrained(folder)
     around = [new_ids[id_] for id_ in tokenizer("").input_ids]
-    if len(smaller) != len(kept) or smaller("").input_ids != around:
-        raise ValueError(
-            f"{type(tokenizer).__name__} does not read its own tokenizer.json as it stands, and "
-            "cannot be trimmed: set backbone.vocabulary to keep"
-        )
-    return smaller
+    return rewritten(tokenizer, content, tokens=len(kept), around=around)
 
 
 def _cut_processor(
