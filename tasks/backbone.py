@@ -23,6 +23,13 @@ from model.backbone.provenance import Provenance, of_folder, of_hub
 from model.backbone.rope import require_length, scale_rope
 from model.backbone.scratch import CausalTraining, CurvePoint, DecoderSize
 from model.backbone.source import load_decoder
+from model.backbone.vocabulary.company import similar_tokens
+from model.backbone.vocabulary.extend import (
+    extend,
+    extend_tokenizer,
+    learn_pairs,
+    means_of_pieces,
+)
 from model.backbone.vocabulary.trim import compare, count_tokens, select_tokens, trim
 from model.encoder import compilation
 from model.encoder.attention import set_attention
@@ -137,18 +144,21 @@ def _load(settings: Backbone, endpoint_url: str | None, record: Path) -> Parts:
 def _fit_vocabulary(
     decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: Vocabulary
 ) -> tuple[PreTrainedTokenizerFast, dict[str, float]]:
-    """Trim where that is asked for; what the ingested texts are made of, before and after."""
+    """Change it where that is asked for; what the ingested texts are made of, before and after."""
     kept = list(range(max(tokenizer.get_vocab().values()) + 1))
-    smaller = tokenizer
+    weights = decoder.num_parameters()
+    fitted = tokenizer
     if settings.kind == "trim":
         counts = count_tokens(tokenizer, _texts())
         kept = select_tokens(
             tokenizer, counts, min_count=settings.min_count, max_tokens=settings.max_tokens
         )
-        smaller = trim(decoder, tokenizer, kept)
+        fitted = trim(decoder, tokenizer, kept)
+    elif settings.kind == "extend":
+        fitted = _extend(decoder, tokenizer, settings)
     rows = sum(read_json(folder / MANIFEST)["rows"] for folder in (DOCUMENTS, EXAMPLES))
     sample = itertools.islice(_texts(), 0, None, max(1, rows // COMPARED_TEXTS))
-    coverage = compare(tokenizer, smaller, kept, list(sample))
+    coverage = compare(tokenizer, fitted, kept, list(sample))
     before, after = (
         coverage.bytes / max(1, tokens)
         for tokens in (coverage.tokens_before, coverage.tokens_after)
@@ -161,15 +171,36 @@ def _fit_vocabulary(
         )
     logger.info(
         "vocabulary of %d tokens, %d before; %d of %d texts keep theirs",
-        *(len(smaller), len(tokenizer), coverage.same, coverage.texts),
+        *(len(fitted), len(tokenizer), coverage.same, coverage.texts),
     )
-    return smaller, {
+    return fitted, {
         "tokens_before": len(tokenizer),
-        "tokens": len(smaller),
+        "tokens": len(fitted),
         "same_texts_share": round(coverage.same / max(1, coverage.texts), 4),
         "bytes_per_token_before": round(before, 3),
         "bytes_per_token": round(after, 3),
+        "weights_before": weights,
+        "weights": decoder.num_parameters(),
     }
+
+
+def _extend(
+    decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: Vocabulary
+) -> PreTrainedTokenizerFast:
+    """Add the tokens that a sample of the ingested texts teaches; the tokenizer that knows them."""
+    known = max(tokenizer.get_vocab().values()) + 1
+    step = max(1, sum(len(text) for text in _texts()) // TOKENIZER_CHARACTERS)
+    sample = list(itertools.islice(_texts(), 0, None, step))
+    logger.info("learning at most %d tokens from %d texts", settings.new_tokens, len(sample))
+    pairs = learn_pairs(
+        tokenizer, sample, new_tokens=settings.new_tokens, min_count=settings.min_count
+    )
+    mixtures = means_of_pieces(tokenizer, pairs)
+    larger = extend_tokenizer(tokenizer, pairs)
+    if settings.initial == "similar":
+        mixtures = similar_tokens(larger, sample, mixtures, min_count=settings.min_count)
+    extend(decoder, known, mixtures)
+    return larger
 
 
 def _texts() -> Iterator[str]:

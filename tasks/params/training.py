@@ -89,13 +89,21 @@ class RopeScaling(Section):
 class Vocabulary(Section):
     """backbone.vocabulary: the tokens of a decoder from elsewhere."""
 
-    kind: Literal["keep", "trim"]
+    kind: Literal["keep", "trim", "extend"]
     """`trim` drops the tokens that the ingested texts do not use; texts of the others keep their
-    vectors."""
+    vectors. `extend` adds tokens that join two which stand beside each other in the ingested texts;
+    texts without new tokens keep their ids. BPE and Unigram alone can be trimmed and extended."""
     min_count: PositiveInt
-    """Least occurrences of a token that is not dropped."""
+    """Least occurrences of a token that is not dropped, or of two tokens that become one."""
     max_tokens: PositiveInt | None
-    """Most tokens that stay, the frequent ones; null sets no bound."""
+    """Most tokens that `trim` leaves, the frequent ones; null sets no bound."""
+    new_tokens: PositiveInt
+    """Most tokens that `extend` adds, learnt from some 20 million characters of the texts."""
+    initial: Literal["mean", "similar"]
+    """What the row of a new token begins with: the mean of the rows of the old tokens that it
+    joins, or that of the 10 old tokens which stand in the most similar company in the texts,
+    weighted by a softmax of the similarities over 0.1 (after OFA, without its vectors from
+    outside)."""
 
 
 class Backbone(Section):

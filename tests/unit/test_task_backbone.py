@@ -38,6 +38,7 @@ PICO = {
     "warmup_steps": 1,
 }
 LOADED: dict[str, Any] = {"scratch": None}
+ADDED = {"new_tokens": 30, "initial": "mean"}
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +234,7 @@ def test_a_trimmed_vocabulary_gives_texts_the_same_vectors(
     tasks.backbone.body(loaded)
     whole = Encoder.load(ARTIFACTS / "backbone" / "model")
     # the least frequent are dropped: fewer tokens than these texts are made of
-    vocabulary = {"kind": "trim", "min_count": 1, "max_tokens": 340}
+    vocabulary = {"kind": "trim", "min_count": 1, "max_tokens": 340, **ADDED}
     tasks.backbone.body(with_backbone(loaded, vocabulary=vocabulary))
     folder = ARTIFACTS / "backbone"
     trimmed = Encoder.load(folder / "model")
@@ -242,6 +243,7 @@ def test_a_trimmed_vocabulary_gives_texts_the_same_vectors(
     assert metrics["vocab_size"] == found["tokens"] <= 340 < found["tokens_before"] == 400
     assert 0 < found["same_texts_share"] < 1
     assert found["bytes_per_token"] < found["bytes_per_token_before"]
+    assert found["weights_before"] - found["weights"] == 32 * (400 - found["tokens"])
     same = [
         text
         for text in pico_texts
@@ -249,6 +251,40 @@ def test_a_trimmed_vocabulary_gives_texts_the_same_vectors(
     ]
     assert 0 < len(same) < len(pico_texts)
     assert np.array_equal(*(each.encode(same, batch_tokens=512) for each in (whole, trimmed)))
+
+
+@pytest.mark.parametrize("initial", ["mean", "similar"])
+def test_an_extended_vocabulary_has_fewer_tokens_per_text(
+    params: Params, pico_folder: Path, pico_texts: list[str], initial: str
+) -> None:
+    vocabulary = {
+        "kind": "extend", "min_count": 2, "max_tokens": None, "new_tokens": 30, "initial": initial,
+    }  # fmt: skip
+    loaded = with_backbone(params, source=str(pico_folder), vocabulary=vocabulary, **LOADED)
+    tasks.backbone.body(loaded)
+    folder = ARTIFACTS / "backbone"
+    encoder = Encoder.load(folder / "model")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = metrics["vocabulary"]
+    assert metrics["vocab_size"] == found["tokens"] == len(encoder.tokenizer) == 430
+    assert found["tokens_before"] == 400
+    assert found["weights"] - found["weights_before"] == 32 * 30
+    assert found["bytes_per_token"] > found["bytes_per_token_before"]
+    assert 0 <= found["same_texts_share"] < 1
+    whole = AutoTokenizer.from_pretrained(pico_folder)
+    assert sum(len(encoder.tokenizer(text).input_ids) for text in pico_texts) < sum(
+        len(whole(text).input_ids) for text in pico_texts
+    )
+    first = contents(folder)
+    tasks.backbone.body(loaded)
+    assert contents(folder) == first
+
+
+def test_texts_too_few_to_extend_by_are_an_error(params: Params, pico_folder: Path) -> None:
+    vocabulary = {"kind": "extend", "min_count": 10**6, "max_tokens": None, **ADDED}
+    loaded = with_backbone(params, source=str(pico_folder), vocabulary=vocabulary, **LOADED)
+    with pytest.raises(StageError, match="no token to add"):
+        tasks.backbone.body(loaded)
 
 
 def test_a_language_that_the_decoder_hardly_knows_is_said(

@@ -1,16 +1,24 @@
-"""What a token needs to be made again by a smaller tokenizer, for each family of tokenizers.
+"""What a smaller or a larger tokenizer is made of, for each family of tokenizers.
 
 A tokenizer is the content of tokenizer.json. A token is a string of its vocabulary.
 """
 
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 Needs = Callable[[str], Iterable[str]]
 """The tokens without which one token can no longer be made."""
 
+Pair = tuple[str, str]
+"""Two tokens, made one."""
+
 BYTES = 256
+SPACE = "▁"
+JOINED = 1e-6
+"""What a new piece of a Unigram scores above those that it joins, for each piece saved: less than
+what divides two cuts of a text. So the best cut, or one as good, is taken, its pieces joined."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
 
 
@@ -27,24 +35,32 @@ def needs_of(model: dict[str, Any]) -> Needs:
     Raises:
         ValueError: Tokenizers of this family, or with these options, cannot be cut that way.
     """
+    require_family(model)
+    return _nothing if model["type"] == "Unigram" else _merged(merges_of(model))
+
+
+def require_family(model: dict[str, Any]) -> None:
+    """Check that the vocabulary of such a tokenizer can be changed.
+
+    Raises:
+        ValueError: It cannot, for its family or its options.
+    """
     family = model["type"]
-    if family == "Unigram":
-        return _nothing
-    if family != "BPE":
+    if family not in {"BPE", "Unigram"}:
         raise ValueError(
             f"the tokenizer is of the family {family}, which falls back to one token for all that "
-            "it does not know: set backbone.vocabulary to keep; BPE and Unigram can be trimmed"
+            "it does not know: set backbone.vocabulary to keep; BPE and Unigram can be trimmed "
+            "and extended"
         )
     affixes = [name for name in AFFIXES if model.get(name)]
-    if affixes:
+    if family == "BPE" and affixes:
         raise ValueError(
-            f"the tokenizer is BPE with {', '.join(affixes)}, which trimming does not know: set "
-            "backbone.vocabulary to keep"
+            f"the tokenizer is BPE with {', '.join(affixes)}, for which no way to change the "
+            "vocabulary is known: set backbone.vocabulary to keep"
         )
-    return _merged(merges_of(model))
 
 
-def merges_of(model: dict[str, Any]) -> list[tuple[str, str]]:
+def merges_of(model: dict[str, Any]) -> list[Pair]:
     """The merges of a BPE, from the first that is applied; files hold them in two forms."""
     return [
         (merge.split(" ")[0], merge.split(" ")[1]) if isinstance(merge, str) else tuple(merge)
@@ -85,6 +101,76 @@ def cut_model(model: dict[str, Any], kept: list[str]) -> dict[str, Any]:
         if left in cut["vocab"] and right in cut["vocab"] and left + right in cut["vocab"]
     ]
     return cut
+
+
+def joins_of(content: dict[str, Any]) -> Callable[[str], bool]:
+    """Which tokens may be added to this tokenizer.
+
+    Those that cut texts into words before bytes know what a word is. For all others a token is
+    letters behind one space or none, never a byte, a mark for the unknown, or two words.
+    """
+    cutter = content.get("pre_tokenizer") or {}
+    kinds = {part.get("type") for part in [cutter, *cutter.get("pretokenizers", [])]}
+    return bool if "ByteLevel" in kinds else _is_word
+
+
+def grown_model(content: dict[str, Any], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The model of tokenizer.json with one token more for each pair, in their order.
+
+    Every id stays; those of the new tokens follow the largest. So tokens that stood beside the
+    model stand in it now, where no text reaches them: the tokenizer takes them out of it before.
+
+    Args:
+        content: Of tokenizer.json.
+        pairs: Of tokens of the vocabulary or of earlier pairs; none makes a known token.
+
+    Raises:
+        ValueError: The tokenizer is a Unigram with characters in its pieces that are none alone:
+            what an unknown one costs would change, and texts of old tokens with it.
+    """
+    model, added = content["model"], content["added_tokens"]
+    grown = dict(model)
+    beside = {token["content"]: token["id"] for token in added}
+    tokens = {**tokens_of(model), **beside}
+    new = ["".join(pair) for pair in pairs]
+    if model["type"] == "BPE":
+        first = max(tokens.values()) + 1
+        grown["vocab"] = tokens | {token: first + place for place, token in enumerate(new)}
+        grown["merges"] = [list(pair) for pair in [*merges_of(model), *pairs]]
+        return grown
+    scores = dict(model["vocab"])
+    least = min(scores.values())
+    letters = set("".join(token for token in scores if token not in beside and not _is_byte(token)))
+    if strange := sorted(letters - scores.keys()):
+        raise ValueError(
+            f"pieces of the tokenizer hold {strange[0]!r}, which is no piece: its vocabulary "
+            "cannot be extended, set backbone.vocabulary to keep"
+        )
+    behind = sorted(beside.keys() - scores.keys(), key=lambda token: beside[token])
+    grown["vocab"] = [*model["vocab"], *([token, least] for token in behind)]
+    for left, right in pairs:
+        scores[left + right] = scores[left] + scores[right] + JOINED
+        grown["vocab"].append([left + right, scores[left + right]])
+    return grown
+
+
+def pieces_of(pairs: Sequence[Pair], ids: Mapping[str, int]) -> list[list[int]]:
+    """The old tokens that each new one joins, for ids of the old ones."""
+    pieces: dict[str, list[int]] = {}
+    for left, right in pairs:
+        pieces[left + right] = [
+            id_ for part in (left, right) for id_ in pieces.get(part) or [ids[part]]
+        ]
+    return list(pieces.values())
+
+
+def _is_word(token: str) -> bool:
+    letters = token.removeprefix(SPACE)
+    return letters != "" and all(unicodedata.category(letter)[0] in "LM" for letter in letters)
+
+
+def _is_byte(token: str) -> bool:
+    return len(token) == len("<0x00>") and token.startswith("<0x") and token.endswith(">")
 
 
 def _nothing(token: str) -> Iterable[str]:
