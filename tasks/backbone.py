@@ -10,23 +10,33 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from model import checkpoint
-from model.backbone import scratch
+from model.backbone import adapt, scratch
+from model.backbone.adapt import Adaptation
 from model.backbone.attention_temperature import temper_attention
 from model.backbone.decoder import named_as_unfit, save_and_prove
 from model.backbone.provenance import Provenance, of_folder, of_hub
 from model.backbone.rope import require_length, scale_rope
-from model.backbone.scratch import CausalTraining, CurvePoint, DecoderSize
+from model.backbone.scratch import (
+    CurvePoint,
+    DecoderSize,
+    LanguageModel,
+    LanguageTraining,
+    Masking,
+)
 from model.backbone.source import load_decoder
 from model.backbone.vocabulary.company import similar_tokens
 from model.backbone.vocabulary.extend import (
     extend,
     extend_tokenizer,
+    grown_rows,
     learn_pairs,
     means_of_pieces,
 )
@@ -44,7 +54,7 @@ from tasks.machine.compute import Machine, use_compute
 from tasks.outside import recorded
 from tasks.params.load import Backbone, Params, Prompts
 from tasks.params.paths import ARTIFACTS, BASE, CHECKPOINTS
-from tasks.params.training import Vocabulary
+from tasks.params.training import Adapt, Scratch, Vocabulary
 from tasks.store.storage import open_storage
 
 DOCUMENTS = ARTIFACTS / "ingest" / "documents"
@@ -53,10 +63,15 @@ COMPARED_TEXTS = 10_000  # some three times as many: an example has several
 FEW_BYTES_PER_TOKEN = 2.5  # a Cyrillic letter has two; a token of a known language 3 to 10
 TOKENIZER_CHARACTERS = 20_000_000  # a vocabulary of thousands is settled long before
 CHECKPOINT_INTERVAL_S = 20.0  # the work a killed run loses; writing one takes well below a second
+ADAPTED_CHECKPOINT_INTERVAL_S = 300.0  # of a decoder from elsewhere one is gigabytes
+HELD_OUT_DOCUMENTS = 0.05
+HELD_OUT_TOKENS = 65_536
 
 logger = logging.getLogger(__name__)
 
 Parts = tuple[PreTrainedModel, PreTrainedTokenizerFast]
+Found = dict[str, float]
+"""Numbers for metrics.json."""
 
 
 def main() -> None:
@@ -69,7 +84,7 @@ def body(params: Params) -> None:
     machine = use_compute(params.compute)
     settings = params.backbone
     curve: list[CurvePoint] = []
-    vocabulary: dict[str, float] = {}
+    found: dict[str, Found] = {}
     checkpoints = CHECKPOINTS / "backbone" / _run_key(params, machine)
     with atomic_folder(ARTIFACTS / "backbone") as folder:
         try:
@@ -77,10 +92,20 @@ def body(params: Params) -> None:
                 (decoder, tokenizer), curve = _train(settings, machine, checkpoints)
                 Provenance("scratch").write(folder / BASE.name)
             else:
-                decoder, tokenizer = _load(settings, params.store.endpoint_url, folder / BASE.name)
-                tokenizer, vocabulary = _fit_vocabulary(decoder, tokenizer, settings.vocabulary)
+                (decoder, tokenizer), head = _load(
+                    settings, params.store.endpoint_url, folder / BASE.name
+                )
+                model = LanguageModel(decoder, head)
+                tokenizer, found["vocabulary"] = _fit_vocabulary(
+                    model, tokenizer, settings.vocabulary
+                )
+                if settings.adapt is not None:
+                    with named_as_unfit(decoder):
+                        curve, found["adapt"] = _adapt(
+                            model, tokenizer, settings.adapt, machine, checkpoints
+                        )
             with named_as_unfit(decoder):
-                _adapt(decoder, settings)
+                _turn(decoder, settings)
                 encoder = Encoder(
                     decoder,
                     tokenizer,
@@ -99,12 +124,12 @@ def body(params: Params) -> None:
         except ValueError as error:
             raise StageError(str(error)) from error
         write_json(folder / "proof.json", proof)
-        write_json(folder / "metrics.json", _metrics(encoder, settings, curve, vocabulary))
+        write_json(folder / "metrics.json", _metrics(encoder, settings, curve, found))
         _write_curve(folder / "curves.csv", curve)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _adapt(decoder: PreTrainedModel, settings: Backbone) -> None:
+def _turn(decoder: PreTrainedModel, settings: Backbone) -> None:
     """Set the attention and the positions of a decoder that was trained to continue texts."""
     set_attention(decoder, settings.attention)
     if settings.rope_scaling is not None:
@@ -113,8 +138,13 @@ def _adapt(decoder: PreTrainedModel, settings: Backbone) -> None:
     temper_attention(decoder, settings.attention_temperature)
 
 
-def _load(settings: Backbone, endpoint_url: str | None, record: Path) -> Parts:
-    """A decoder from elsewhere; its origin, licence and terms are written into `record`."""
+def _load(
+    settings: Backbone, endpoint_url: str | None, record: Path
+) -> tuple[Parts, Tensor | None]:
+    """A decoder from elsewhere; its origin, licence and terms are written into `record`.
+
+    With it the table of its output, where that is its own and the decoder is to be adapted.
+    """
     source, kernel = settings.source, settings.attn_implementation
     is_local = Path(source).is_dir()
     if settings.revision is not None and ("://" in source or is_local):
@@ -132,19 +162,27 @@ def _load(settings: Backbone, endpoint_url: str | None, record: Path) -> Parts:
                 source,
             )
         known.write(record)
-        return parts
+        return parts, _head(settings, source)
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary) / "decoder"
         logger.info("downloading %s", source)
         open_storage(source, endpoint_url).download_folder("", local)
         of_folder(local, source).write(record)
-        return load_decoder(str(local), revision=None, attn_implementation=kernel)
+        parts = load_decoder(str(local), revision=None, attn_implementation=kernel)
+        return parts, _head(settings, str(local))
+
+
+def _head(settings: Backbone, source: str) -> Tensor | None:
+    if settings.adapt is None:
+        return None
+    return adapt.read_head(source, revision=settings.revision)
 
 
 def _fit_vocabulary(
-    decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: Vocabulary
-) -> tuple[PreTrainedTokenizerFast, dict[str, float]]:
+    model: LanguageModel, tokenizer: PreTrainedTokenizerFast, settings: Vocabulary
+) -> tuple[PreTrainedTokenizerFast, Found]:
     """Change it where that is asked for; what the ingested texts are made of, before and after."""
+    decoder = model.decoder
     kept = list(range(max(tokenizer.get_vocab().values()) + 1))
     weights = decoder.num_parameters()
     fitted = tokenizer
@@ -154,8 +192,9 @@ def _fit_vocabulary(
             tokenizer, counts, min_count=settings.min_count, max_tokens=settings.max_tokens
         )
         fitted = trim(decoder, tokenizer, kept)
+        model.set_head(lambda rows_VD: rows_VD[kept])
     elif settings.kind == "extend":
-        fitted = _extend(decoder, tokenizer, settings)
+        fitted = _extend(model, tokenizer, settings)
     rows = sum(read_json(folder / MANIFEST)["rows"] for folder in (DOCUMENTS, EXAMPLES))
     sample = itertools.islice(_texts(), 0, None, max(1, rows // COMPARED_TEXTS))
     coverage = compare(tokenizer, fitted, kept, list(sample))
@@ -185,7 +224,7 @@ def _fit_vocabulary(
 
 
 def _extend(
-    decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: Vocabulary
+    model: LanguageModel, tokenizer: PreTrainedTokenizerFast, settings: Vocabulary
 ) -> PreTrainedTokenizerFast:
     """Add the tokens that a sample of the ingested texts teaches; the tokenizer that knows them."""
     known = max(tokenizer.get_vocab().values()) + 1
@@ -199,8 +238,49 @@ def _extend(
     larger = extend_tokenizer(tokenizer, pairs)
     if settings.initial == "similar":
         mixtures = similar_tokens(larger, sample, mixtures, min_count=settings.min_count)
-    extend(decoder, known, mixtures)
+    extend(model.decoder, known, mixtures)
+    model.set_head(lambda rows_VD: grown_rows(rows_VD, known, mixtures))
     return larger
+
+
+def _adapt(
+    model: LanguageModel,
+    tokenizer: PreTrainedTokenizerFast,
+    values: Adapt,
+    machine: Machine,
+    checkpoints: Path,
+) -> tuple[list[CurvePoint], Found]:
+    """Go on with its language modelling on the ingested documents; the curve, and what it gave."""
+    texts = _shuffled_documents(values.seed)
+    held_out = max(1, int(HELD_OUT_DOCUMENTS * len(texts)))
+    masking = None
+    if values.mask_share is not None:
+        masking = Masking(values.mask_share, adapt.mask_token_of(tokenizer))
+    sequences_WT, held_out_WT = (
+        scratch.pack_documents(tokenizer, part, values.sequence_tokens, max_tokens=tokens)
+        for part, tokens in (
+            (texts[held_out:], values.max_steps * values.batch_tokens),
+            (texts[:held_out], HELD_OUT_TOKENS),
+        )
+    )
+    logger.info("adapting on %d sequences, %d held out", len(sequences_WT), len(held_out_WT))
+    model.to(machine.device)
+    done: Adaptation = adapt.adapt(
+        model,
+        sequences_WT,
+        held_out_WT,
+        replace(_training(values, machine), masking=masking),
+        checkpoints=checkpoints,
+        checkpoint_interval_s=ADAPTED_CHECKPOINT_INTERVAL_S,
+    )
+    logger.info("loss of held out documents %.3f, %.3f before", done.loss_after, done.loss_before)
+    return done.curve, {
+        "steps": len(done.curve),
+        "final_loss_nats": round(done.curve[-1].loss, 4),
+        "held_out_tokens": held_out_WT.size,
+        "held_out_loss_nats_before": round(done.loss_before, 4),
+        "held_out_loss_nats": round(done.loss_after, 4),
+    }
 
 
 def _texts() -> Iterator[str]:
@@ -220,8 +300,7 @@ def _train(
     values = settings.scratch
     if values is None:
         raise StageError("backbone.source is scratch, so backbone.scratch must be a mapping")
-    texts: list[str] = read_table(DOCUMENTS, ["text"])["text"].to_pylist()
-    random.Random(values.seed).shuffle(texts)  # noqa: S311 - an order, no secret
+    texts = _shuffled_documents(values.seed)
     sample = _first_characters(texts, TOKENIZER_CHARACTERS)
     logger.info(
         "training a tokenizer of %d tokens on %d of %d documents",
@@ -237,21 +316,31 @@ def _train(
     logger.info("corpus: %d sequences of %d tokens", *sequences_WT.shape)
     fields = values.model_dump()
     size = DecoderSize(**{name: fields[name] for name in DecoderSize.__dataclass_fields__})
-    names = CausalTraining.__dataclass_fields__.keys() & fields.keys()
-    training = CausalTraining(
-        **{name: fields[name] for name in names},
-        precision=machine.precision,
-        compile_blocks=machine.compile_blocks,
-    )
     decoder = scratch.new_decoder(size, len(tokenizer), values.seed)
     trained, curve = scratch.train_decoder(
         decoder.to(machine.device),  # pyright: ignore[reportArgumentType]  # transformers wraps `to`
         sequences_WT,
-        training,
+        _training(values, machine),
         checkpoint_folder=checkpoints,
         checkpoint_interval_s=CHECKPOINT_INTERVAL_S,
     )
     return (trained, tokenizer), curve
+
+
+def _shuffled_documents(seed: int) -> list[str]:
+    texts: list[str] = read_table(DOCUMENTS, ["text"])["text"].to_pylist()
+    random.Random(seed).shuffle(texts)  # noqa: S311 - an order, no secret
+    return texts
+
+
+def _training(values: Scratch | Adapt, machine: Machine) -> LanguageTraining:
+    fields = values.model_dump()
+    names = LanguageTraining.__dataclass_fields__.keys() & fields.keys()
+    return LanguageTraining(
+        **{name: fields[name] for name in names},
+        precision=machine.precision,
+        compile_blocks=machine.compile_blocks,
+    )
 
 
 def _first_characters(texts: list[str], characters: int) -> list[str]:
@@ -265,7 +354,7 @@ def _run_key(params: Params, machine: Machine) -> str:
     digest = hashlib.sha256(f"{machine.precision} {machine.compile_blocks}".encode())
     for section in (params.backbone, params.compute):
         digest.update(json.dumps(section.model_dump(mode="json"), sort_keys=True).encode())
-    modules: list[ModuleType] = [scratch, checkpoint, compilation, schedule]
+    modules: list[ModuleType] = [scratch, adapt, checkpoint, compilation, schedule]
     for source in [
         *(inspect.getsource(module) for module in modules),
         Path(__file__).read_text("utf-8"),
@@ -303,7 +392,7 @@ def _metrics(
     encoder: Encoder,
     settings: Backbone,
     curve: list[CurvePoint],
-    vocabulary: dict[str, float],
+    found: dict[str, Found],
 ) -> dict[str, object]:
     config = encoder.backbone.config
     metrics: dict[str, object] = {
@@ -317,9 +406,8 @@ def _metrics(
         "embedding_size": encoder.embedding_size,
         "vocab_size": config.vocab_size,
     }
-    if vocabulary:
-        metrics["vocabulary"] = vocabulary
-    if curve:
+    metrics |= found
+    if settings.source == "scratch":
         metrics["causal_lm"] = {"steps": len(curve), "final_loss_nats": round(curve[-1].loss, 4)}
     return metrics
 

@@ -1,12 +1,14 @@
 """A decoder from nothing: a byte-level BPE tokenizer and a small Qwen3-type causal language model.
 
+Its training also goes on with decoders from elsewhere (model/backbone/adapt.py).
+
 Shape letters: B = sequences, T = tokens of a sequence, M = predicted tokens, D = hidden size,
 V = vocabulary, W = sequences of the corpus.
 """
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from model.checkpoint import load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
@@ -47,9 +49,18 @@ class DecoderSize:
     head_dim: int
 
 
+class Masking(NamedTuple):
+    """Masked next-token prediction (LLM2Vec): a hidden token, from the state before it."""
+
+    share: float
+    """Share of the tokens of a sequence that are hidden, its first aside; at least one is."""
+    token: int
+    """Stands in their place."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class CausalTraining:
-    """One causal language-model training."""
+class LanguageTraining:
+    """One training of a language model."""
 
     max_steps: int
     batch_tokens: int
@@ -60,6 +71,8 @@ class CausalTraining:
     weight_decay: float
     precision: Precision
     compile_blocks: bool = False
+    masking: Masking | None = None
+    """How tokens are hidden; None predicts every next token."""
     seed: int
 
 
@@ -70,6 +83,31 @@ class CurvePoint(NamedTuple):
     loss: float
     """Mean cross-entropy in nats."""
     learning_rate: float
+
+
+class LanguageModel(nn.Module):
+    """A decoder, and a table of its output where it is not the one of its input."""
+
+    def __init__(self, decoder: PreTrainedModel, head_VD: Tensor | None) -> None:
+        """Put them together.
+
+        Args:
+            decoder: Without language-model head.
+            head_VD: A row per token; None where the embeddings serve the output too.
+        """
+        super().__init__()
+        self.decoder = decoder
+        self.head = None if head_VD is None else nn.Parameter(head_VD)
+
+    def set_head(self, changed: Callable[[Tensor], Tensor]) -> None:
+        """Change the table of the output, where there is one."""
+        if self.head is not None:
+            self.head = nn.Parameter(changed(self.head.detach()))
+
+    @property
+    def rows(self) -> Tensor:
+        """What a state is multiplied with for the logits, shape [V, D]."""
+        return self.decoder.get_input_embeddings().weight if self.head is None else self.head  # pyright: ignore[reportReturnType]  # a matrix
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -102,6 +140,8 @@ def pack_documents(
 ) -> np.ndarray:
     """Sequences of equal length, cut from documents laid end to end with EOS between.
 
+    Each begins with the BOS token where the tokenizer begins texts with it.
+
     Args:
         tokenizer: Its EOS token separates the documents.
         texts: Taken in this order until there are enough tokens.
@@ -112,26 +152,31 @@ def pack_documents(
         int32 array of shape (W, T); the tail that fills no sequence is dropped.
 
     Raises:
-        ValueError: The documents do not fill one sequence.
+        ValueError: The documents do not fill one sequence, or there is no EOS token.
     """
-    eos = tokenizer.convert_tokens_to_ids(EOS)
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise ValueError("the tokenizer has no EOS token, which divides documents")
+    bos = [id_ for id_ in tokenizer("").input_ids[:1] if id_ == tokenizer.bos_token_id]
+    length = sequence_tokens - len(bos)
     parts = [np.empty(0, dtype=np.int32)]
     held = 0
     for start in range(0, len(texts), DOCUMENTS_PER_CALL):
         if held >= max_tokens:
             break
         chunk = list(texts[start : start + DOCUMENTS_PER_CALL])
-        encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk)
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         parts += [np.array([*encoding.ids, eos], dtype=np.int32) for encoding in encodings]
         held += sum(len(part) for part in parts[-len(chunk) :])
     tokens = np.concatenate(parts)
-    count = len(tokens) // sequence_tokens
+    count = len(tokens) // length
     if count == 0:
         raise ValueError(
             f"the documents hold {len(tokens)} tokens, one sequence needs {sequence_tokens}: "
-            "give more documents or lower backbone.scratch.sequence_tokens"
+            "give more documents or lower the sequence_tokens of backbone"
         )
-    return tokens[: count * sequence_tokens].reshape(count, sequence_tokens)
+    tokens_WT = tokens[: count * length].reshape(count, length)
+    return np.hstack([np.tile(np.array(bos, dtype=np.int32), (count, 1)), tokens_WT])
 
 
 def new_decoder(size: DecoderSize, vocab_size: int, seed: int) -> Qwen3ForCausalLM:
@@ -155,24 +200,46 @@ def new_decoder(size: DecoderSize, vocab_size: int, seed: int) -> Qwen3ForCausal
 def train_decoder(
     decoder: Qwen3ForCausalLM,
     sequences_WT: np.ndarray,
-    settings: CausalTraining,
+    settings: LanguageTraining,
     *,
     checkpoint_folder: Path,
     checkpoint_interval_s: float,
 ) -> tuple[PreTrainedModel, list[CurvePoint]]:
-    """Train on next-token prediction; return the decoder without its head, and the curve.
+    """Train a new decoder on next-token prediction; return it without its head, and the curve.
+
+    The arguments are those of `train_language_model`.
+    """
+    curve = train_language_model(
+        LanguageModel(decoder.model, None),
+        sequences_WT,
+        settings,
+        checkpoint_folder=checkpoint_folder,
+        checkpoint_interval_s=checkpoint_interval_s,
+    )
+    return decoder.model, curve
+
+
+def train_language_model(
+    model: LanguageModel,
+    sequences_WT: np.ndarray,
+    settings: LanguageTraining,
+    *,
+    checkpoint_folder: Path,
+    checkpoint_interval_s: float,
+) -> list[CurvePoint]:
+    """Train a language model; return the curve.
 
     AdamW, warm-up and cosine decay to zero, gradients clipped to norm 1. A run that
     was killed continues from the last checkpoint and ends with the same bits as an unbroken one.
 
     Args:
-        decoder: Trained in place, on its device.
+        model: Trained in place, on its device.
         sequences_WT: From `pack_documents`.
         settings: The training.
         checkpoint_folder: Belongs to this run alone; a checkpoint found there is continued.
         checkpoint_interval_s: Seconds between checkpoints; they change nothing but the time lost.
     """
-    run = _Run(decoder, sequences_WT, settings)
+    run = _Run(model, sequences_WT, settings)
     run.resume(checkpoint_folder)
     first, saved = run.steps_done, time.monotonic()
     pace = Pace(settings.max_steps, done=first)
@@ -184,26 +251,48 @@ def train_decoder(
         if now - saved >= checkpoint_interval_s:
             saved = now
             run.save(checkpoint_folder)
-    return decoder.model, run.curve()
+    return run.curve()
+
+
+@torch.no_grad()
+def mean_loss(model: LanguageModel, sequences_WT: np.ndarray, settings: LanguageTraining) -> float:
+    """Loss of sequences that are not trained on, in nats: the same tokens hidden each time."""
+    model.eval()
+    device = _prepared(model.decoder)
+    rows = max(1, settings.batch_tokens // sequences_WT.shape[1])
+    total = 0.0
+    for first in range(0, len(sequences_WT), rows):
+        ids_BT = torch.from_numpy(sequences_WT[first : first + rows].astype(np.int64)).to(device)
+        inputs_BT, asked_M = _posed(ids_BT, settings.masking, [settings.seed, first, 2])
+        loss = _loss(model, ids_BT, inputs_BT, asked_M, settings.precision)
+        total += loss.item() * len(ids_BT)
+    return total / len(sequences_WT)
+
+
+def _prepared(decoder: PreTrainedModel) -> torch.device:
+    """Set the kernel of attention that trains fastest where the decoder is; return its device."""
+    device = decoder.device
+    # sdpa's backward in bf16 costs twice the plain products on a CPU at these sizes
+    is_plain = device.type == "cpu" or not decoder._supports_sdpa
+    decoder.set_attn_implementation("eager" if is_plain else "sdpa")
+    return device
 
 
 class _Run:
     """State of one training: the model, its optimizer and the curve so far."""
 
     def __init__(
-        self, decoder: Qwen3ForCausalLM, sequences_WT: np.ndarray, settings: CausalTraining
+        self, model: LanguageModel, sequences_WT: np.ndarray, settings: LanguageTraining
     ) -> None:
-        self.decoder = decoder.train()
+        self.model = model.eval()  # dropout would take its numbers from where no checkpoint looks
         self.sequences_WT = sequences_WT
         self.settings = settings
         self._curve: list[CurvePoint] = []
         self._losses: list[tuple[Tensor, float]] = []
-        self.device = next(decoder.parameters()).device
-        # sdpa's backward in bf16 costs twice the plain products on a CPU at these sizes
-        decoder.model.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
+        self.device = _prepared(model.decoder)
         if settings.compile_blocks:
-            compile_blocks(decoder.model)
-        groups = decay_groups(decoder.parameters(), settings.weight_decay)
+            compile_blocks(model.decoder)
+        groups = decay_groups(model.parameters(), settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=True)
 
     def take_step(self, step: int) -> None:
@@ -217,9 +306,11 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = _causal_loss(self.decoder, self._batch(step), self.settings.precision)
+        ids_BT = self._batch(step)
+        inputs_BT, asked_M = _posed(ids_BT, self.settings.masking, [self.settings.seed, step, 1])
+        loss = _loss(self.model, ids_BT, inputs_BT, asked_M, self.settings.precision)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._losses.append((loss.detach(), learning_rate))
@@ -262,9 +353,7 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the steps done."""
-        weights = {
-            f"weight.{name}": value for name, value in self.decoder.model.state_dict().items()
-        }
+        weights = {f"weight.{name}": value for name, value in self.model.state_dict().items()}
         tensors = weights | optimizer_tensors(self.optimizer)
         curve = self.curve()
         save_checkpoint(folder, step=len(curve), tensors=tensors, state={"curve": curve})
@@ -281,19 +370,51 @@ class _Run:
             for name, value in tensors.items()
             if name.startswith(prefix)
         }
-        self.decoder.model.load_state_dict(weights)
+        self.model.load_state_dict(weights)
         restore_optimizer(self.optimizer, tensors)
         self._curve = [CurvePoint(*point) for point in checkpoint.state["curve"]]
         logger.info("continuing after step %d of an interrupted run", checkpoint.step)
 
 
-def _causal_loss(decoder: Qwen3ForCausalLM, ids_BT: Tensor, precision: Precision) -> Tensor:
-    """Mean cross-entropy of every next token, in nats; equal to the model's own loss."""
-    weight_VD = decoder.model.embed_tokens.weight
+def _posed(
+    ids_BT: Tensor, masking: Masking | None, seed: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """What the decoder reads, and the places to predict after the first of each sequence.
+
+    Returns:
+        The sequences, without the tokens that are hidden; and where those stood among the tokens of
+        all sequences but their first ones, None for all.
+    """
+    if masking is None:
+        return ids_BT, None
+    count, length = ids_BT.shape[0], ids_BT.shape[1] - 1
+    hidden = max(1, round(masking.share * length))
+    order = np.random.default_rng(seed).random((count, length)).argsort(axis=1)
+    places = np.sort(order[:, :hidden], axis=1) + length * np.arange(count)[:, None]
+    asked_M = torch.from_numpy(places.flatten()).to(ids_BT.device)
+    inputs_BT = ids_BT.clone()
+    inputs_BT[asked_M // length, asked_M % length + 1] = masking.token
+    return inputs_BT, asked_M
+
+
+def _loss(
+    model: LanguageModel,
+    ids_BT: Tensor,
+    inputs_BT: Tensor,
+    asked_M: Tensor | None,
+    precision: Precision,
+) -> Tensor:
+    """Mean cross-entropy of the tokens that are asked for, in nats, each from the state before it.
+
+    Of all next tokens it is equal to the model's own loss.
+    """
+    weight_VD = model.rows
     chunk_tokens = LOSS_CHUNKS[ids_BT.device.type]
     with decoder_autocast(ids_BT.device, precision):
-        states_BTD = decoder.model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        states_BTD = model.decoder(input_ids=inputs_BT, use_cache=False).last_hidden_state
         states_MD, target_M = states_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
+        if asked_M is not None:
+            states_MD, target_M = states_MD[asked_M], target_M[asked_M]
         losses = [
             F.cross_entropy((chunk_MD @ weight_VD.T).float(), chunk_M, reduction="sum")
             for chunk_MD, chunk_M in zip(

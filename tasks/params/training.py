@@ -106,6 +106,38 @@ class Vocabulary(Section):
     outside)."""
 
 
+class Adapt(Section):
+    """backbone.adapt: language modelling of a decoder from elsewhere, on the ingested documents."""
+
+    objective: Literal["causal", "masked"]
+    """Every next token, with causal attention; or masked next-token prediction (LLM2Vec): a hidden
+    token, from the state before it, with attention on two sides."""
+    mask_share: Annotated[Number, Field(gt=0, lt=1)] | None
+    """Share of the tokens that are hidden; null for the causal objective."""
+    max_steps: PositiveInt
+    """Optimiser steps."""
+    batch_tokens: PositiveInt
+    """Tokens per optimiser step."""
+    sequence_tokens: Annotated[Integer, Field(ge=3)]
+    """Tokens per training sequence."""
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
+    warmup_steps: NonNegativeInt
+    """Optimiser steps of linear rise to the peak."""
+    weight_decay: NonNegativeFloat
+    """Decoupled weight decay of AdamW."""
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _mask_share_is_of_masks(self) -> Self:
+        if (self.objective == "masked") != (self.mask_share is not None):
+            raise ValueError(
+                f"mask_share {self.mask_share} with objective {self.objective}: masked needs a "
+                "number, causal null"
+            )
+        return self
+
+
 class Backbone(Section):
     """Section backbone."""
 
@@ -114,7 +146,9 @@ class Backbone(Section):
     revision: str | None
     """Commit of a hub id; must be null for the others."""
     vocabulary: Vocabulary
-    """Which of its tokens a decoder from elsewhere keeps."""
+    """Which of its tokens a decoder from elsewhere keeps, and which it gets."""
+    adapt: Adapt | None
+    """Language modelling that a decoder from elsewhere goes on with; null leaves its weights."""
     attention: Literal["bidirectional", "causal"]
     """Whether a token sees the whole text or only what precedes it."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
@@ -156,6 +190,21 @@ class Backbone(Section):
         if self.source == "scratch" and self.vocabulary.kind != "keep":
             raise ValueError(
                 "vocabulary is of decoders from elsewhere: scratch.vocab_size sizes that of scratch"
+            )
+        if self.source == "scratch" and self.adapt is not None:
+            raise ValueError(
+                "adapt is of decoders from elsewhere: scratch.max_steps is the language modelling "
+                "of scratch, set adapt to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapted_attention_is_used(self) -> Self:
+        masked = self.adapt is not None and self.adapt.objective == "masked"
+        if masked and self.attention == "causal":
+            raise ValueError(
+                "adapt.objective masked trains attention on two sides, but attention is causal: "
+                "set one of them otherwise"
             )
         return self
 

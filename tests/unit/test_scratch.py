@@ -9,8 +9,9 @@ from transformers import Qwen3ForCausalLM
 
 from model.backbone import scratch
 from model.backbone.scratch import (
-    CausalTraining,
     DecoderSize,
+    LanguageModel,
+    LanguageTraining,
     new_decoder,
     pack_documents,
     train_decoder,
@@ -26,7 +27,7 @@ SIZE = DecoderSize(
     num_key_value_heads=2,
     head_dim=8,
 )
-SETTINGS = CausalTraining(
+SETTINGS = LanguageTraining(
     max_steps=8,
     batch_tokens=64,
     sequence_tokens=16,
@@ -106,7 +107,8 @@ def test_the_loss_is_that_of_transformers(
     ids_BT = torch.randint(0, 300, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         expected = decoder(input_ids=ids_BT, labels=ids_BT).loss
-    ours = scratch._causal_loss(decoder, ids_BT, precision)
+    model = LanguageModel(decoder.model, None)
+    ours = scratch._loss(model, ids_BT, ids_BT, None, precision)
     assert ours.item() == pytest.approx(expected.item(), rel=tolerance)
 
 
@@ -162,14 +164,18 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 
 def test_every_sequence_is_seen_once_per_pass(sequences: np.ndarray) -> None:
-    run = scratch._Run(_tiny(), np.arange(10, dtype=np.int32).reshape(10, 1), SETTINGS_ONE)
+    run = scratch._Run(
+        LanguageModel(_tiny().model, None),
+        np.arange(10, dtype=np.int32).reshape(10, 1),
+        SETTINGS_ONE,
+    )
     seen = torch.cat([run._batch(step) for step in range(1, 11)]).flatten().tolist()
     assert len(seen) == 30
     for start in (0, 10, 20):
         assert sorted(seen[start : start + 10]) == list(range(10))
 
 
-SETTINGS_ONE = CausalTraining(
+SETTINGS_ONE = LanguageTraining(
     max_steps=8,
     batch_tokens=3,
     sequence_tokens=1,

@@ -220,7 +220,7 @@ def grown_rows(rows_VD: Tensor, known: int, mixtures: Sequence[Mixture]) -> Tens
         known: As many tokens have a row that stays.
         mixtures: Of each new token, in the order of ids.
     """
-    new = [torch.tensor(weights) @ rows_VD[ids] for ids, weights in mixtures]
+    new = [torch.tensor(weights) @ rows_VD[torch.tensor(ids)] for ids, weights in mixtures]
     return torch.cat([rows_VD[:known], torch.stack(new)])
 
 
