@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tasks.params.addresses import Place, Service
+from tasks.params.addresses import Place
 from tasks.params.base import (
     Fraction,
     Integer,
@@ -13,13 +13,13 @@ from tasks.params.base import (
     NonNegativeFloat,
     NonNegativeInt,
     Number,
-    PositiveFloat,
     PositiveInt,
     Section,
     Seed,
     Share,
     Task,
 )
+from tasks.params.server import Server
 
 
 class Data(Section):
@@ -217,21 +217,9 @@ API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
 """Environment variable with the key of the endpoint."""
 
 
-class Endpoint(Section):
+class Endpoint(Server):
     """An OpenAI-compatible chat endpoint; its key comes from the environment."""
 
-    base_url: Service
-    """Address up to and with /v1."""
-    model: str
-    """Name by which the endpoint knows the model."""
-    concurrency: PositiveInt
-    """Requests in flight."""
-    timeout_s: PositiveFloat
-    """Seconds until a request counts as failed."""
-    max_retries: NonNegativeInt
-    """Further tries of a failed request."""
-    max_backoff_s: PositiveFloat
-    """Longest wait between two tries, in seconds."""
     temperature: NonNegativeFloat
     """Sampling temperature of the writer; 0 is greedy."""
     min_score: Annotated[Integer, Field(ge=1, le=5)]

@@ -1,12 +1,12 @@
 """The three calls that make a query: plan, writing, judgement."""
 
 from tasks.contract.records import text_id
+from tasks.endpoint.failures import PromptRefusedError
 from tasks.params.data import Synthesize
 from tasks.synthesize.answers import AnswerRejectedError, parse_grade, parse_plan, parse_query
 from tasks.synthesize.cache import Messages
 from tasks.synthesize.client import ChatClient
 from tasks.synthesize.drafts import Document, Draft, Drafts
-from tasks.synthesize.failures import PromptRefusedError
 from tasks.synthesize.prompts import (
     QUERY_WORDS,
     Plan,

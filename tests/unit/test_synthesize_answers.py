@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.contract.stage import StageError
+from tasks.endpoint.failures import backoff_s, retry_after_s
 from tasks.synthesize.answers import AnswerRejectedError, parse_grade, parse_plan, parse_query
 from tasks.synthesize.cache import Answer, open_cache, question_key
 from tasks.synthesize.drafts import Document
-from tasks.synthesize.failures import backoff_s, retry_after_s
 
 DOCUMENT = Document("1", "documents", "ru", "Волга", "Волга впадает в Каспийское море.")
 

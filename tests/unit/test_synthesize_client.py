@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tasks.contract.stage import StageError
+from tasks.endpoint.calls import REFUSED_FROM_THE_START
+from tasks.endpoint.failures import PromptRefusedError
 from tasks.params.data import Endpoint
 from tasks.synthesize.cache import Answer, open_cache
-from tasks.synthesize.client import REFUSED_FROM_THE_START, ChatClient
-from tasks.synthesize.failures import PromptRefusedError
+from tasks.synthesize.client import ChatClient
 from tests.unit.fake_endpoint import KEY, FakeEndpoint, Reply, settings
 
 

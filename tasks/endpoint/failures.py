@@ -22,7 +22,7 @@ class PromptRefusedError(Exception):
 
 
 class UnusableResponseError(Exception):
-    """The endpoint answered with something else than a chat completion."""
+    """The endpoint answered with something else than was asked for."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,25 @@ class HopelessError(Exception):
     """Asking again is of no use; the message says why."""
 
 
-def classify(error: Exception) -> Advice:
+def classify(error: Exception, key_variable: str, wanted: str) -> Advice:
     """What a failed request calls for.
+
+    Args:
+        error: What it raised.
+        key_variable: Environment variable with the key.
+        wanted: What a response should hold, such as `chat completion`.
 
     Raises:
         PromptRefusedError: This prompt will never be answered.
         HopelessError: No prompt will be answered.
     """
     if isinstance(error, openai.APIStatusError):
-        return _classify_status(error)
+        return _classify_status(error, key_variable)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return Advice("no answer in time", 0.0)
     if isinstance(error, openai.APIConnectionError):
         return Advice(f"no connection ({type(error.__cause__ or error).__name__})", 0.0)
-    return Advice("no chat completion in the response", 0.0)
+    return Advice(f"no {wanted} in the response", 0.0)
 
 
 def backoff_s(attempt: int, longest_s: float, dice: random.Random) -> float:
@@ -76,15 +81,15 @@ def retry_after_s(value: str | None, now: float) -> float:
         return 0.0
 
 
-def _classify_status(error: openai.APIStatusError) -> Advice:
+def _classify_status(error: openai.APIStatusError, key_variable: str) -> Advice:
     status = error.status_code
     if status in _PROMPT_REFUSED:
-        raise PromptRefusedError
+        raise PromptRefusedError(f"HTTP {status}")
     if error.code in _SPENT or status == 402:  # noqa: PLR2004 - Payment Required
         raise HopelessError(f"the quota of the key is spent (HTTP {status})")
     if status in {401, 403}:
         raise HopelessError(
-            f"it refuses the key (HTTP {status}): set SAMOVAR_LLM_API_KEY to a valid one"
+            f"it refuses the key (HTTP {status}): set {key_variable} to a valid one"
         )
     if status not in _PASSING and status < 500:  # noqa: PLR2004 - server errors begin there
         raise HopelessError(
