@@ -28,7 +28,7 @@ from tasks.params.evaluation import (
     Store,
 )
 from tasks.params.paths import ARTIFACTS
-from tasks.params.teach import Teach
+from tasks.params.teach import Teach, TeacherModel
 from tasks.params.training import (
     Backbone,
     Compute,
@@ -258,6 +258,20 @@ class Params(Section):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _averages_are_not_matched(self) -> Self:
+        """An average has similarities; its leading numbers would be those of its first teacher."""
+        for stage, training in self._trainings().items():
+            teacher = training.teacher
+            if teacher is None or teacher.embeddings is None:
+                continue
+            if teacher.recorded_by in self.teach.averages:
+                raise ValueError(
+                    f"{stage}.training.teacher.embeddings: {teacher.checkpoint} is an average, "
+                    "which has similarities and no space of its own: set embeddings to null"
+                )
+        return self
+
     def _check_recorded(self, where: str, teacher: str, used: set[str], is_mined: bool) -> None:
         """A recorded teacher says nothing of texts that it was not shown."""
         if teacher not in self.teach.teachers:
@@ -320,8 +334,8 @@ class Params(Section):
             "backbone": {"backbone.source": backbone} if is_folder else {},
             "teach": {
                 f"teach.teachers.{name}.source": teacher.source
-                for name, teacher in self.teach.teachers.items()
-                if Path(teacher.source).is_dir()
+                for name, teacher in self.teach.asked.items()
+                if isinstance(teacher, TeacherModel) and Path(teacher.source).is_dir()
             },
         }
         for stage, training in self._trainings().items():
@@ -427,8 +441,12 @@ def _listed(pairs: Mapping[str, str]) -> str:
 
 
 def _describe(fault: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-    is_shown = fault["type"] != ADDRESS_FAULT and not isinstance(fault["input"], dict)
+    parts = (str(part) for part in fault["loc"])
+    # in brackets stands which of several kinds a section was taken for
+    key = ".".join(part for part in parts if not part.startswith("(")) or "(whole file)"
+    # what stands under an unknown key may be a secret
+    is_hidden = fault["type"] in {ADDRESS_FAULT, "extra_forbidden"}
+    is_shown = not is_hidden and not isinstance(fault["input"], dict)
     given = f", got {fault['input']!r}" if is_shown else ""
     hint = (
         " (unknown key: remove it or correct its spelling)"

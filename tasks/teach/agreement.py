@@ -1,7 +1,6 @@
 """Whether a teacher knows these texts: how often a positive is nearer than that of another row."""
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from model.training.data.recorded_vectors import Shown, text_keys
 from tasks.contract.prompts import SYMMETRIC_TASKS
 from tasks.contract.records import read_shards
 from tasks.params.teach import Teach
-from tasks.teach.cache import Keys, Vectors
+from tasks.teach.cache import Reader
 from tasks.teach.texts import INGESTED
 
 SAMPLED_ROWS = 2000
@@ -20,10 +19,11 @@ WEAK = 0.8
 logger = logging.getLogger(__name__)
 
 
-def agreement(settings: Teach, read: Callable[[Keys], Vectors]) -> dict[str, float]:
+def agreement(teacher: str, settings: Teach, read: Reader) -> dict[str, float]:
     """Shares of sampled rows whose positive is nearer than another row's, by source.
 
     Args:
+        teacher: Its name.
         settings: Which sources were shown.
         read: Gives vectors of texts that were shown.
     """
@@ -37,10 +37,11 @@ def agreement(settings: Teach, read: Callable[[Keys], Vectors]) -> dict[str, flo
         shares[source] = round(float((own_R > other_R).mean()), 4)
         if shares[source] < WEAK:
             logger.warning(
-                "in only %.0f %% of the rows of %s the teacher finds the positive nearer than that "
-                "of another row: it does not know this language or subject, or its prompts are "
-                "wrong",
-                *(100 * shares[source], source),
+                "in only %.0f %% of the rows of %s the teacher %s finds the positive nearer than "
+                "that of another row: it does not know this language or subject, or its prompts "
+                "are wrong. Correct query_prompt and document_prompt, or take another teacher; "
+                "a training that imitates this one learns little",
+                *(100 * shares[source], source, teacher),
             )
     return shares
 

@@ -46,11 +46,11 @@ class FakeEndpoint:
     """A chat endpoint on 127.0.0.1; `script` decides the reply by the number of the request."""
 
     def __init__(self) -> None:
-        self.script: Callable[[int, str], Reply] = lambda _number, _prompt: Reply()
+        self.script: Callable[[int, Any], Reply] = lambda _number, _prompt: Reply()
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.moments: list[float] = []
-        self.answered: list[str] = []
+        self.answered: list[Any] = []
         self.in_flight = 0
         self.most_in_flight = 0
         self.closing = threading.Event()
@@ -82,8 +82,12 @@ class FakeEndpoint:
         self.server.server_close()
         self.thread.join(DEADLINE_S)
 
-    def prompt(self, number: int) -> str:
-        return self.requests[number]["messages"][-1]["content"]
+    def prompt(self, number: int) -> Any:
+        return self.question(self.requests[number])
+
+    def question(self, request: dict[str, Any]) -> Any:
+        """What of a request decides the reply."""
+        return request["messages"][-1]["content"]
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
@@ -95,7 +99,7 @@ class FakeEndpoint:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self.arrived.notify_all()
-        prompt = body["messages"][-1]["content"]
+        prompt = self.question(body)
         reply = self.script(number, prompt)
         self.closing.wait(reply.delay_s)
         with self.arrived:
@@ -114,7 +118,7 @@ class FakeEndpoint:
         request.wfile.write(self.body(reply, prompt).encode())
         self.answered.append(prompt)
 
-    def body(self, reply: Reply, prompt: str) -> str:
+    def body(self, reply: Reply, prompt: Any) -> str:
         if reply.raw is not None:
             return reply.raw
         content = sensible_content(prompt) if reply.content is None else reply.content

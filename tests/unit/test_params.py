@@ -12,6 +12,7 @@ from tasks.params.addresses import check_place, check_service
 from tasks.params.base import Section
 from tasks.params.data import Fields, Source
 from tasks.params.load import Params, ParamsError, load_params
+from tests.unit.fake_embeddings import teacher_at
 
 PROFILES = sorted((Path(__file__).parents[2] / "infra" / "profiles").glob("*.yaml"))
 SAMPLE = next(path for path in PROFILES if path.stem == "sample")
@@ -86,6 +87,7 @@ TEACHER = {
     "source": "models/e5", "revision": None, "query_prompt": "query: ",
     "document_prompt": "passage: ", "max_length_tokens": 256,
 }  # fmt: skip
+AVERAGE = {"average": {"e5": 0.7, "x": 0.3}}
 RECORDED = GUIDE | {"checkpoint": "teach/e5"}
 
 
@@ -100,6 +102,15 @@ def taught(
         "teachers": {"e5": TEACHER}, "sources": sources or used, "documents": documents,
     }  # fmt: skip
     content[stage]["training"] |= {"guide": RECORDED | guide}
+
+
+def matched_average(content: dict[str, Any]) -> None:
+    """Its leading numbers are those of one teacher."""
+    taught(content)
+    content["teach"]["teachers"] |= {"x": TEACHER, "a": AVERAGE}
+    content["pretrain"]["training"]["teacher"] = FROZEN | {
+        "checkpoint": "teach/a", "similarities": None, "embeddings": {"weight": 1.0, "size": None},
+    }  # fmt: skip
 
 
 def documents_only(content: dict[str, Any]) -> None:
@@ -206,6 +217,49 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "teacher in a bucket": (
         lambda c: c["teach"].update(teachers={"e5": TEACHER | {"source": "s3://models/e5"}}),
         r"teach\.teachers\.e5\.source: .*fetch the teacher into a folder",
+    ),
+    "teacher that depends on itself": (
+        lambda c: c["teach"].update(teachers={"e5": TEACHER | {"source": "artifacts/merge/model"}}),
+        r"teach\.teachers\.e5\.source: .*an output of these stages",
+    ),
+    "teacher that is a name": (
+        lambda c: c["teach"].update(teachers={"e5": "models/e5"}),
+        r"teach\.teachers\.e5: .*dictionary",
+    ),
+    "teacher behind half an endpoint": (
+        lambda c: c["teach"].update(teachers={"e5": {"base_url": "http://h/v1"}}),
+        r"teach\.teachers\.e5\.model: Field required",
+    ),
+    "average of a stranger": (
+        lambda c: c["teach"].update(
+            teachers={"e5": TEACHER, "both": {"average": {"e5": 0.5, "bge": 0.5}}}
+        ),
+        r"teach: .*teachers\.both averages bge: expected .*names e5",
+    ),
+    "average of an average": (
+        lambda c: c["teach"].update(
+            teachers={
+                "e5": TEACHER,
+                "a": AVERAGE,
+                "b": {"average": {"a": 1, "e5": 1}},
+                "x": TEACHER,
+            }
+        ),
+        r"teach: .*teachers\.b averages a: expected models and endpoints",
+    ),
+    "average of one": (
+        lambda c: c["teach"].update(teachers={"e5": TEACHER, "a": {"average": {"e5": 1}}}),
+        r"teach\.teachers\.a\.average: .*at least 2",
+    ),
+    "average by a weight of nothing": (
+        lambda c: c["teach"].update(
+            teachers={"e5": TEACHER, "x": TEACHER, "a": {"average": {"e5": 1, "x": 0}}}
+        ),
+        r"teach\.teachers\.a\.average\.x: .*greater than 0",
+    ),
+    "average whose vectors are matched": (
+        matched_average,
+        r"pretrain\.training\.teacher\.embeddings: teach/a is an average, .*to null",
     ),
     "term twice in a softmax": (
         lambda c: c["pretrain"]["training"].update(softmaxes=[["queries", "queries"]]),
@@ -493,7 +547,32 @@ def with_endpoint(content: dict[str, Any], address: object) -> None:
 SERVICES = {
     "store.endpoint_url": lambda content, value: content["store"].update(endpoint_url=value),
     "synthesize.endpoint.base_url": with_endpoint,
+    "teach.teachers.e5.base_url": lambda content, value: content["teach"].update(
+        teachers={"e5": teacher_at(str(value))}
+    ),
 }
+
+
+@pytest.mark.parametrize("value", ["sk-proj-hunter2", "hunter2", "$KEY", ""])
+def test_a_key_in_place_of_its_variable_is_refused_and_not_repeated(
+    tmp_path: Path, value: str
+) -> None:
+    with pytest.raises(
+        ParamsError, match=r"teach\.teachers\.e5\.key_variable: .*OPENAI_API_KEY"
+    ) as told:
+        load(
+            tmp_path,
+            lambda c: c["teach"].update(
+                teachers={"e5": teacher_at("http://h/v1", key_variable=value)}
+            ),
+        )
+    assert "hunter2" not in str(told.value)
+    with pytest.raises(ParamsError, match=r"teach.teachers.e5.api_key: .*unknown key") as told:
+        load(
+            tmp_path,
+            lambda c: c["teach"].update(teachers={"e5": teacher_at("http://h/v1", api_key=value)}),
+        )
+    assert "hunter2" not in str(told.value)
 
 
 @pytest.mark.parametrize("address", ["store", "../a/b", "/a:b/c@d", "модель", "s3://b/модель@1"])
