@@ -40,7 +40,7 @@ SERVER_WAIT_S, PROBE_WAIT_S = 3.0, 60.0
 """The whole check ends within 70 s, whatever does not answer or however busy the machine is."""
 PROBES = {
     "tasks.look": ("corpora", "evaluation"),
-    "tasks.probe": ("processors", "llm", "store", "champion", "outside"),
+    "tasks.probe": ("processors", "llm", "teachers", "store", "champion", "outside"),
 }
 """Modules that flows/ starts and does not import, and the findings each is asked for."""
 FEW_BYTES, LITTLE_BYTES = 2 * 2**30, 20 * 2**30

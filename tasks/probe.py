@@ -19,6 +19,8 @@ from tasks.params.data import API_KEY_VARIABLE
 from tasks.params.evaluation import Store
 from tasks.params.load import Params, load_params
 from tasks.params.paths import OUTSIDE
+from tasks.params.server import Server
+from tasks.params.teach import TeacherEndpoint
 from tasks.store.registry import Registry
 from tasks.store.storage import Storage, open_filesystem, open_storage
 
@@ -130,24 +132,37 @@ def llm(params: Params) -> Iterator[tuple[Level, str]]:
     endpoint = params.synthesize.endpoint
     if endpoint is None:
         yield "ok", "no endpoint: queries are written offline"
-        return
-    key = os.environ.get(API_KEY_VARIABLE, "")
+    else:
+        yield _reach(endpoint, API_KEY_VARIABLE, "synthesize.endpoint")
+
+
+def teachers(params: Params) -> Iterator[tuple[Level, str]]:
+    """Whether the endpoints that teach answer and take their keys."""
+    asked = params.teach.asked
+    endpoints = {name: each for name, each in asked.items() if isinstance(each, TeacherEndpoint)}
+    if not endpoints:
+        yield "ok", "no teacher is behind an endpoint"
+    for name, each in endpoints.items():
+        yield _reach(each, each.key_variable, f"teach.teachers.{name}")
+
+
+def _reach(endpoint: Server, key_variable: str | None, where: str) -> tuple[Level, str]:
+    key = os.environ.get(key_variable, "") if key_variable else ""
     address = f"{endpoint.base_url.rstrip('/')}/models"
     try:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         answer = httpx.get(address, headers=headers, timeout=ANSWER_WAIT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        yield "error", f"cannot reach {endpoint.base_url} ({error}): check synthesize.endpoint"
-        return
+        return "error", f"cannot reach {endpoint.base_url} ({error}): check {where}"
     if answer.status_code in {401, 403}:
-        yield "error", f"{address} refuses (HTTP {answer.status_code}): set {API_KEY_VARIABLE}"
-    elif answer.is_error:  # not every endpoint lists its models
-        yield (
+        variable = key_variable or f"{where}.key_variable"
+        return "error", f"{address} refuses (HTTP {answer.status_code}): set {variable}"
+    if answer.is_error:  # not every endpoint lists its models
+        return (
             "ok",
             f"{endpoint.base_url} answers (HTTP {answer.status_code} for the list of models)",
         )
-    else:
-        yield "ok", f"{endpoint.base_url} answers ({answer.status_code})"
+    return "ok", f"{endpoint.base_url} answers ({answer.status_code})"
 
 
 def champion(params: Params) -> Iterator[tuple[Level, str]]:
@@ -187,6 +202,7 @@ def outside(params: Params) -> Iterator[tuple[Level, str]]:
 PROBES: dict[str, Callable[[Params], Iterator[tuple[Level, str]]]] = {
     "processors": processors,
     "llm": llm,
+    "teachers": teachers,
     "store": store,
     "champion": champion,
     "outside": outside,

@@ -141,11 +141,17 @@ def _stages(run: Run) -> list[dict[str, str]]:
 
 def _teachers(run: Run) -> str:
     known = (run.metrics("teach") or {"teachers": {}})["teachers"]
-    texts = {name: numbers.count(told["texts"]) for name, told in known.items()}
+    asked = run.params.teach.asked
     return "; ".join(
-        f"{name} ({model.source}), asked about {texts.get(name, numbers.MISSING)} texts"
+        f"{name} ({model.told}){_asked(known.get(name)) if name in asked else ''}"
         for name, model in run.params.teach.teachers.items()
     )
+
+
+def _asked(told: dict[str, Any] | None) -> str:
+    texts = numbers.MISSING if told is None else numbers.count(told["texts"])
+    tokens = (told or {}).get("tokens", 0)
+    return f", asked about {texts} texts" + (f", {numbers.count(tokens)} tokens" if tokens else "")
 
 
 def _merge(run: Run) -> str:

@@ -11,6 +11,7 @@ STAGES = (
     "ingest",
     "validate",
     "synthesize",
+    "teach",
     "backbone",
     "prune",
     "pretrain",

@@ -21,8 +21,10 @@ from flows.server.server import free_port
 from tasks import probe
 from tasks.params.data import Endpoint
 from tasks.params.load import Params, load_params
+from tasks.params.teach import Teach
 from tasks.store.registry import Registry
 from tasks.store.storage import open_storage
+from tests.unit.fake_embeddings import VARIABLE, teacher_at
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "infra" / "profiles" / "sample.yaml"
@@ -244,6 +246,24 @@ def test_an_endpoint_without_its_key_or_that_is_down_is_an_error(
         assert found(address)[0] == "ok"
     level, text = found(address)
     assert (level, "cannot reach" in text) == ("error", True)
+
+
+def test_a_teacher_behind_an_endpoint_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(address: str) -> list[tuple[probe.Level, str]]:
+        teachers = {"far": teacher_at(f"{address}/v1")}
+        taught = Teach(teachers=teachers, sources=[], documents=True, block_texts=1)  # pyright: ignore[reportArgumentType]
+        return list(probe.teachers(params_with().model_copy(update={"teach": taught})))
+
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with answering(200, {"data": []}) as address:
+        ((level, text),) = found(address)
+        assert (level, f"set {VARIABLE}" in text) == ("error", True)
+        monkeypatch.setenv(VARIABLE, "secret")
+        ((level, _),) = found(address)
+        assert level == "ok"
+    ((level, text),) = found(address)
+    assert (level, "check teach.teachers.far" in text) == ("error", True)
+    assert next(probe.teachers(params_with()))[0] == "ok"
 
 
 def test_addresses_for_notices_are_read_and_their_secrets_are_not_shown(

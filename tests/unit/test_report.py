@@ -20,6 +20,7 @@ from tasks.report.ladder import ladder_rows, ladder_text
 from tasks.report.line_chart import Line, line_chart, round_ticks
 from tasks.report.page import report_page
 from tasks.report.run import Run
+from tests.unit.fake_embeddings import teacher_at
 from tests.unit.report_run import write_run
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
@@ -345,12 +346,17 @@ def test_a_decoder_of_the_hub_is_the_base_model(run, params):
 def test_a_teacher_is_named_in_the_card(run, params):
     model = {"source": "models/e5", "revision": None, "max_length_tokens": 64}
     model |= {"query_prompt": "query: ", "document_prompt": "passage: "}
-    settings = params.teach.model_dump() | {"teachers": {"e5": model}}
+    teachers = {"e5": model, "far": teacher_at("http://secret.example/v1", model="bge")}
+    teachers["both"] = {"average": {"e5": 0.7, "far": 0.3}}
+    settings = params.teach.model_dump() | {"teachers": teachers}
     taught = params.model_copy(update={"teach": Teach.model_validate(settings)})
     (run.artifacts / "teach").mkdir()
-    write_json(run.artifacts / "teach" / "metrics.json", {"teachers": {"e5": {"texts": 1234}}})
+    told = {"e5": {"texts": 1234}, "far": {"texts": 5, "tokens": 1000}, "both": {"texts": 5}}
+    write_json(run.artifacts / "teach" / "metrics.json", {"teachers": told})
     text = model_card(Run(params=taught, artifacts=run.artifacts))
-    assert "| teach | e5 (models/e5), asked about 1\u2009234 texts |" in text
+    assert "| teach | e5 (models/e5), asked about 1\u2009234 texts; far (bge, behind an" in text
+    assert "asked about 5 texts, 1\u2009000 tokens; both (0.7 e5 + 0.3 far) |" in text
+    assert "secret.example" not in text
     assert "| teach |" not in model_card(run)
 
 
