@@ -1,19 +1,22 @@
-"""Stage baseline: random vectors and TF-IDF, the two rungs below every model."""
+"""Stage baseline: random vectors and TF-IDF, the rungs below every model, and its rivals."""
 
 import logging
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import xxhash
 from threadpoolctl import threadpool_limits
 
 from tasks.baseline.random_vectors import RandomVectors
+from tasks.baseline.rival import Rival
 from tasks.baseline.tfidf import Tfidf
 from tasks.contract.records import read_table
-from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.contract.stage import StageError, atomic_folder, read_json, run_stage, write_json
+from tasks.outside import recorded
 from tasks.params.load import Params
-from tasks.params.paths import ARTIFACTS
+from tasks.params.paths import ARTIFACTS, OUTSIDE
 
 MAX_NGRAMS = 20_000
 """Columns of TF-IDF: the projection stays below 32 MB, rarer n-grams hardly move a score."""
@@ -42,6 +45,7 @@ def write_baselines(params: Params) -> None:
     with atomic_folder(ARTIFACTS / "baseline") as folder:
         RandomVectors(dimension=settings.components, seed=settings.seed).save(folder / "random")
         tfidf.save(folder / "tfidf")
+        _write_rivals(params, folder / "rivals")
         write_json(
             folder / "metrics.json",
             {
@@ -50,6 +54,14 @@ def write_baselines(params: Params) -> None:
                 "dimension": settings.components,
             },
         )
+
+
+def _write_rivals(params: Params, folder: Path) -> None:
+    folder.mkdir()
+    write_json(folder / "rivals.json", list(params.baseline.rivals))  # a folder of DVC has a file
+    recorded_contents = read_json(OUTSIDE).get("baseline", {}) if OUTSIDE.exists() else {}
+    for name, settings in params.baseline.rivals.items():
+        Rival(name, settings, recorded_contents.get(settings.source, "")).save(folder / name)
 
 
 def training_texts() -> Iterator[str]:
@@ -85,7 +97,7 @@ def _draw(text: str, seed: int) -> tuple[float, str]:
 
 def main() -> None:
     """Run the stage on params.yaml."""
-    run_stage("baseline", write_baselines)
+    run_stage("baseline", recorded("baseline", write_baselines))
 
 
 if __name__ == "__main__":

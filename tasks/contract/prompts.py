@@ -1,9 +1,8 @@
 """The instruction before a text, one rule for training, mining and evaluation."""
 
+from tasks.params.base import PASSAGES
 from tasks.params.training import Prompts
 
-PASSAGES = "passages"
-"""Pairs of texts that nobody judged: what a teacher says of them is all there is to learn."""
 SYMMETRIC_TASKS = frozenset({"sts", "classification", "clustering"})
 """Both sides of a pair are texts of one kind, so both get the instruction."""
 

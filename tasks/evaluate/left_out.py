@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import torch
 
 from model.mining import top_k
+from model.ranking import mean_ndcg, spearman
 from tasks.contract.prompts import document_prompt, query_prompt
-from tasks.contract.ranking import mean_ndcg, spearman
 from tasks.contract.records import match_key, read_table
 from tasks.contract.stage import StageError
 from tasks.evaluate.rungs import Rung

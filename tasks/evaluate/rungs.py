@@ -1,4 +1,4 @@
-"""The thing that is judged: a model folder or one of the two baselines, behind one call."""
+"""The thing that is judged: a model folder, a baseline or a rival, behind one call."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from model.encoder.precision import Precision
-from tasks.baseline import random_vectors, tfidf
+from tasks.baseline import random_vectors, rival, tfidf
 from tasks.baseline.random_vectors import RandomVectors
+from tasks.baseline.rival import Rival
 from tasks.baseline.tfidf import Tfidf
 from tasks.contract.stage import StageError
 from tasks.machine.compute import Machine
@@ -40,6 +41,20 @@ class BaselineRung:
     def encode(self, texts: list[str], prefix: str, *, is_document: bool) -> np.ndarray:  # noqa: ARG002 - protocol
         """Vectors of the bare texts."""
         return self.baseline.encode(texts)
+
+
+class RivalRung:
+    """A finished model of somebody else, with the prompts that its card asks for."""
+
+    def __init__(self, rival: Rival, machine: Machine) -> None:
+        # it brings sentence-transformers, which no other rung needs
+        from tasks.teach.teacher import Teacher
+
+        self.teacher = Teacher(f"baseline.rivals.{rival.name}", rival.settings, machine.device)
+
+    def encode(self, texts: list[str], prefix: str, *, is_document: bool) -> np.ndarray:  # noqa: ARG002 - protocol
+        """Vectors of the texts behind its own prompts: of queries, or of documents."""
+        return self.teacher.encode(texts, is_query=not is_document)
 
 
 class EncoderRung:
@@ -84,6 +99,8 @@ def open_rung(
     """
     if (folder / "baseline.json").exists():
         kind = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))["kind"]
+        if kind == rival.KIND:
+            return RivalRung(Rival.load(folder), machine)
         kinds = {random_vectors.KIND: RandomVectors, tfidf.KIND: Tfidf}
         return BaselineRung(kinds[kind].load(folder))
     if not (folder / "config.json").exists():

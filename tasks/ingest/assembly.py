@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.contract.prompts import PASSAGES
 from tasks.contract.records import CLASS_TASKS, DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, text_id
 from tasks.contract.stage import StageError
 from tasks.ingest.admission import Admitted
@@ -19,6 +18,7 @@ from tasks.ingest.passages import passages_of
 from tasks.ingest.quarantine import Place, Quarantine
 from tasks.ingest.split import holds_key, is_development, query_keys, sample
 from tasks.ingest.spool import Spool
+from tasks.params.base import PASSAGES
 from tasks.params.data import Ingest
 
 

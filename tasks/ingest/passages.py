@@ -38,13 +38,14 @@ def passages_of(source: str, documents: Iterable[tuple[str, str]], wanted: int) 
         documents: Text and language of each.
         wanted: Most pairs.
     """
-    pairs = (
-        Passages(text_id(source, query, positive), query, positive, lang)
-        for text, lang in documents
-        for query, positive in _pairs(text)
-    )
-    distinct = {pair.id: pair for pair in heapq.nsmallest(2 * wanted, pairs)}
-    return sorted(distinct.values())[:wanted]
+    kept: dict[str, Passages] = {}
+    for text, lang in documents:
+        for query, positive in _pairs(text):
+            pair = Passages(text_id(source, query, positive), query, positive, lang)
+            kept[pair.id] = pair
+        if len(kept) > 2 * wanted:
+            kept = {pair.id: pair for pair in heapq.nsmallest(wanted, kept.values())}
+    return sorted(kept.values())[:wanted]
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -13,8 +13,8 @@ import torch
 from model.encoder.encoder import Encoder
 from model.encoder.precision import Precision
 from model.mining import top_k
+from model.ranking import mean_ndcg, spearman
 from tasks.contract.prompts import document_prompt, query_prompt
-from tasks.contract.ranking import mean_ndcg, spearman
 from tasks.contract.records import match_key
 from tasks.contract.stage import StageError
 from tasks.merge.labelled import LabelledSource, accuracy, select_labelled

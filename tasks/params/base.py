@@ -25,7 +25,9 @@ Seed = Annotated[
     Field(ge=0, description="Start of the random numbers: the same seed, the same result."),
 ]
 Task = Literal["retrieval", "classification", "clustering", "sts", "nli", "bitext", "passages"]
-"""What the rows of a source are; `passages` are pairs that nobody judged, for a teacher alone."""
+"""What the rows of a source are."""
+PASSAGES: Task = "passages"
+"""Pairs of texts that nobody judged: what a teacher says of them is all there is to learn."""
 
 
 def _name(value: str) -> str:

@@ -13,10 +13,11 @@ from tasks.params.base import (
     Section,
     Seed,
 )
+from tasks.params.teach import TeacherModel
 
 
 class Baseline(Section):
-    """Section baseline: the two rungs below every model."""
+    """Section baseline: the two rungs below every model, and models of others beside them."""
 
     ngram_range: tuple[PositiveInt, PositiveInt]
     """Shortest and longest character n-gram of TF-IDF."""
@@ -24,6 +25,9 @@ class Baseline(Section):
     """Dimensions kept by SVD, and of the random vectors."""
     max_texts: PositiveInt
     """Texts that TF-IDF and SVD are fitted on."""
+    rivals: dict[Name, TeacherModel]
+    """Finished embedding models that the rungs are judged beside, each with its own prompts;
+    `baseline/rivals/NAME` in evaluate.checkpoints."""
     seed: Seed
 
     @model_validator(mode="after")

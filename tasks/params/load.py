@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from tasks.params.addresses import ADDRESS_FAULT, in_corpus, is_address, is_outside
-from tasks.params.base import Section, Task
+from tasks.params.base import PASSAGES, Section, Task
 from tasks.params.data import Data, Ingest, Synthesize, Validate
 from tasks.params.evaluation import (
     Baseline,
@@ -50,12 +50,12 @@ MINED_TASKS = ("retrieval", "nli", "bitext")
 """Tasks whose rows other documents are negatives of."""
 TRAINED_TASKS: tuple[str, ...] = get_args(Task)
 """Tasks whose rows are examples: all but documents."""
-PASSAGES: Task = "passages"
-"""Pairs that nobody judged; documents may be cut into them."""
 CHOSEN_BY_TASKS = tuple(task for task in TRAINED_TASKS if task not in {"bitext", PASSAGES})
 """Tasks whose development rows merge can choose by."""
 BASELINES = ("baseline/random", "baseline/tfidf")
 """Folders below artifacts that are evaluated beside models."""
+RIVALS = "baseline/rivals"
+"""The folder below artifacts that says which models of others are."""
 MODELS = ("backbone/model", "prune/model", "pretrain/model", "finetune/model")
 """Model folders below artifacts in the order of their stages."""
 FIRST_MODELS = {"pretrain": 2, "finetune": 3, "multitask": 4}
@@ -192,7 +192,8 @@ class Params(Section):
         wanted = {self.gate.candidate, *self.gate.must_beat, self.report.before, self.report.after}
         if wanted - rungs:
             raise ValueError(f"{sorted(wanted - rungs)} are no rungs of evaluate.checkpoints")
-        folders = (*BASELINES, *self._models())
+        rivals = [f"{RIVALS}/{name}" for name in self.baseline.rivals]
+        folders = (*BASELINES, *rivals, *self._models())
         strange = {
             rung: folder
             for rung, folder in self.evaluate.checkpoints.items()
@@ -337,6 +338,11 @@ class Params(Section):
                 for name, teacher in self.teach.asked.items()
                 if isinstance(teacher, TeacherModel) and Path(teacher.source).is_dir()
             },
+        }
+        found["baseline"] = {
+            f"baseline.rivals.{name}.source": rival.source
+            for name, rival in self.baseline.rivals.items()
+            if Path(rival.source).is_dir()
         }
         for stage, training in self._trainings().items():
             frozen = {"guide": training.guide, "teacher": training.teacher}

@@ -17,7 +17,7 @@ def ladder_rows(params: Params, artifacts: Path = ARTIFACTS) -> list[dict[str, A
     """One row per rung of evaluate.checkpoints that has been evaluated, lowest rung first.
 
     Keys: rung, checkpoint, mean, mean_by_type, tasks (scores from 0 to 1 in the order of
-    evaluate.tasks).
+    evaluate.tasks), left_out (scores on the sources that no training read; {} without any).
     """
     rows = []
     for rung, checkpoint in params.evaluate.checkpoints.items():
@@ -30,6 +30,7 @@ def ladder_rows(params: Params, artifacts: Path = ARTIFACTS) -> list[dict[str, A
                     "checkpoint": checkpoint,
                     "mean": scores["mean"],
                     "mean_by_type": scores["mean_by_type"],
+                    "left_out": scores.get("left_out", {}),
                     "tasks": {task: scores["tasks"][task] for task in params.evaluate.tasks},
                 }
             )

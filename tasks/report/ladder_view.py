@@ -88,11 +88,16 @@ def ladder_view(run: Run) -> dict[str, Any]:
                 "mean": numbers.score(row["mean"]),
                 "heat": _heat(row["mean"], span),
                 "mean_by_type": numbers.score(row["mean_by_type"]),
+                "left_out": [numbers.score(value) for value in row["left_out"].values()],
                 "step": gain,
                 "bar": round(100 * row["mean"] / best, 1) if best > 0 else 0,
             }
         )
     return {
+        "left_out": [
+            {"name": name, "short": _short(name), "task": run.params.ingest.sources[name].task}
+            for name in candidate["left_out"]
+        ],
         "tasks": [_task(run, name) for name in tasks],
         "rows": shown,
         "better": [row["rung"] for row in rows if row["mean"] > candidate["mean"]],

@@ -141,7 +141,9 @@ def _ask(
     else:
         from tasks.teach.teacher import Teacher  # ten seconds, of no use where all is known
 
-        Teacher(name, model, device).answer(_blocks(settings, new, settings.block_texts), keep)
+        Teacher(f"teach.teachers.{name}", model, device).answer(
+            _blocks(settings, new, settings.block_texts), keep
+        )
 
 
 def _blocks(settings: Teach, new: Keys, size: int) -> Iterator[list[Shown]]:

@@ -35,19 +35,18 @@ Encode = Callable[[list[str], str], npt.NDArray[np.float32]]
 class Teacher:
     """An embedding model, loaded, and asked block by block."""
 
-    def __init__(self, name: str, settings: TeacherModel, device: torch.device) -> None:
-        """Load it.
+    def __init__(self, where: str, settings: TeacherModel, device: torch.device) -> None:
+        """Load it; `where` in params.yaml it is named, such as teach.teachers.e5, stands in errors.
 
         Raises:
             StageError: It cannot be loaded, or has no pooling of its own.
         """
-        self._name = name
+        self._where = where
         self._settings = settings
         source, is_folder = settings.source, Path(settings.source).is_dir()
         if is_folder and settings.revision is not None:
             raise StageError(
-                f"teach.teachers.{name}.revision is for hub ids, but {source} is a folder: set it "
-                "to null"
+                f"{where}.revision is for hub ids, but {source} is a folder: set it to null"
             )
         if is_folder and not (Path(source) / MODULES).is_file():
             raise self._without_pooling(f"has no {MODULES}")
@@ -60,7 +59,7 @@ class Teacher:
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0]
             raise StageError(
-                f"teach.teachers.{name}: sentence-transformers cannot load {source!r} "
+                f"{where}: sentence-transformers cannot load {source!r} "
                 f"({type(error).__name__}: {first_line}): see that it is whole, with the folders "
                 f"that its {MODULES} names"
             ) from error
@@ -87,16 +86,19 @@ class Teacher:
         Raises:
             StageError: The teacher answers numbers that are not finite, or zeros.
         """
-        settings = self._settings
-        prompt = settings.query_prompt if is_query else settings.document_prompt
         try:
-            return unit_vectors(self._encode(texts, prompt), texts)
+            return unit_vectors(self.encode(texts, is_query=is_query), texts)
         except ValueError as error:
-            raise StageError(f"teach.teachers.{self._name} {error}") from error
+            raise StageError(f"{self._where} {error}") from error
+
+    def encode(self, texts: list[str], *, is_query: bool) -> npt.NDArray[np.float32]:
+        """The same as the model gives them, unchecked."""
+        settings = self._settings
+        return self._encode(texts, settings.query_prompt if is_query else settings.document_prompt)
 
     def _without_pooling(self, what: str) -> StageError:
         return StageError(
-            f"teach.teachers.{self._name}: {self._settings.source} {what}, so nothing says how its "
+            f"{self._where}: {self._settings.source} {what}, so nothing says how its "
             "states become a vector: save it by sentence-transformers, with its pooling"
         )
 
@@ -136,7 +138,7 @@ def _open(settings: TeacherModel, device: torch.device) -> Encode:
 
 
 def _open_own(folder: Path, max_length_tokens: int, device: torch.device) -> Encode:
-    encoder = Encoder.load(folder, device=device)
+    encoder = Encoder.load(folder, device=device, attn_implementation="sdpa")
     limit = min(encoder.max_length_tokens, max_length_tokens)
 
     def encode(texts: list[str], prompt: str) -> npt.NDArray[np.float32]:

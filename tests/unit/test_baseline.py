@@ -135,6 +135,7 @@ def test_the_stage_writes_the_same_bytes_again(many_texts, tmp_path, monkeypatch
     assert digests[0] == digests[1]
     assert set(digests[0]) == {
         "metrics.json",
+        "rivals/rivals.json",
         "random/baseline.json",
         "tfidf/baseline.json",
         "tfidf/tfidf.safetensors",

@@ -109,7 +109,8 @@ def matched_average(content: dict[str, Any]) -> None:
     taught(content)
     content["teach"]["teachers"] |= {"x": TEACHER, "a": AVERAGE}
     content["pretrain"]["training"]["teacher"] = FROZEN | {
-        "checkpoint": "teach/a", "similarities": None, "embeddings": {"weight": 1.0, "size": None},
+        "checkpoint": "teach/a", "fit_texts": None, "similarities": None,
+        "embeddings": {"weight": 1.0, "size": None},
     }  # fmt: skip
 
 
@@ -186,7 +187,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "teacher that is not asked": (
         lambda c: c["finetune"]["training"].update(
-            teacher=FROZEN | {"embeddings": None, "similarities": None}
+            teacher=FROZEN | {"embeddings": None, "similarities": None, "fit_texts": None}
         ),
         r"  finetune\.training\.teacher: .*needs embeddings or similarities",
     ),
@@ -521,6 +522,8 @@ def test_every_profile_trains_on_one_source_per_step() -> None:
     for path in PROFILES:
         params = load_params(path)
         for stage in (params.pretrain, params.finetune, params.multitask):
+            if stage.training.teacher is not None:
+                continue  # a teacher tells the rows of all sources apart
             assert (stage.training.batches, stage.training.sub_batches) == ("source", 1)
 
 

@@ -16,8 +16,8 @@ from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestCentroid
 
 from model.encoder.encoder import Encoder
+from model.ranking import mean_ndcg, spearman
 from tasks.contract.prompts import query_prompt
-from tasks.contract.ranking import mean_ndcg, spearman
 from tasks.contract.records import EXAMPLE_SCHEMA, write_table
 from tasks.contract.stage import StageError
 from tasks.merge import __main__ as stage

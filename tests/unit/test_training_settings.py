@@ -35,7 +35,8 @@ def test_every_value_arrives_under_its_name() -> None:
         student_margin=MASK,
         guide=MODEL | MASK,
         soft_labels={"weight": 0.5, "teacher_temperature": 0.05},
-        teacher=MODEL | {"embeddings": {"weight": 2.0, "size": 8}, "similarities": None},
+        teacher=MODEL
+        | {"embeddings": {"weight": 2.0, "size": 8}, "similarities": None, "fit_texts": 100},
         matryoshka_weights={8: 0.5},
     )
     made = train_settings(section, "bf16", compile_blocks=True)
@@ -44,6 +45,7 @@ def test_every_value_arrives_under_its_name() -> None:
         assert getattr(made, name) == getattr(section, name), name
     assert (made.precision, made.compile_blocks, made.shard_weights) == ("bf16", True, False)
     assert made.micro_batch_tokens == section.tokens_at_once
+    assert made.fit_texts == 100
     assert made.lora == LoraSettings(4, 8, 0.1, ["q_proj"])  # pyright: ignore[reportArgumentType]
     assert made.options == LossOptions(
         student_margin=FalseNegativeSettings(0.1, "relative", in_batch=False, explicit=True),
