@@ -146,6 +146,11 @@ class Teach(Section):
             name: each for name, each in self.teachers.items() if isinstance(each, TeacherAverage)
         }
 
+    def parts(self, name: str) -> list[str]:
+        """Who is asked for what a teacher says: itself, or those that it averages."""
+        average = self.averages.get(name)
+        return [name] if average is None else list(average.average)
+
     @model_validator(mode="after")
     def _averages_are_of_others(self) -> Self:
         for name, each in self.averages.items():

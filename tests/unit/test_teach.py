@@ -19,8 +19,9 @@ from tasks.contract.records import DOCUMENT_SCHEMA, EXAMPLE_SCHEMA, write_table
 from tasks.contract.stage import StageError
 from tasks.params.load import Params, load_params
 from tasks.params.teach import Teach
-from tasks.teach.__main__ import CACHE, teach
+from tasks.teach.__main__ import teach
 from tasks.teach.agreement import WEAK
+from tasks.teach.asking import CACHE
 from tasks.teach.average import averaged
 from tasks.teach.cache import VectorCache
 from tasks.teach.teacher import Teacher

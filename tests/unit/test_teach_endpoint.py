@@ -20,7 +20,8 @@ from model.training.data.recorded_vectors import RecordedVectors
 from tasks.contract.stage import StageError
 from tasks.endpoint.calls import REFUSED_FROM_THE_START
 from tasks.params.load import Params, load_params
-from tasks.teach.__main__ import CACHE, teach
+from tasks.teach.__main__ import teach
+from tasks.teach.asking import CACHE
 from tests.unit.fake_embeddings import (
     TOKENS_EACH,
     VARIABLE,
