@@ -15,7 +15,7 @@ import httpx
 
 from tasks.contract.stage import StageError, read_json
 from tasks.outside import look
-from tasks.params.data import API_KEY_VARIABLE
+from tasks.params.data import API_KEY_VARIABLE, Completion
 from tasks.params.evaluation import Store
 from tasks.params.load import Params, load_params
 from tasks.params.paths import OUTSIDE
@@ -23,6 +23,7 @@ from tasks.params.server import Server
 from tasks.params.teach import TeacherEndpoint
 from tasks.store.registry import Registry
 from tasks.store.storage import Storage, open_filesystem, open_storage
+from tasks.synthesize.examples import read_examples
 
 Level = Literal["ok", "warning", "error"]
 
@@ -132,8 +133,11 @@ def llm(params: Params) -> Iterator[tuple[Level, str]]:
     endpoint = params.synthesize.endpoint
     if endpoint is None:
         yield "ok", "no endpoint: queries are written offline"
-    else:
-        yield _reach(endpoint, API_KEY_VARIABLE, "synthesize.endpoint")
+        return
+    if isinstance(endpoint.interface, Completion):
+        for name in set(endpoint.interface.examples.values()):
+            read_examples(name)
+    yield _reach(endpoint, API_KEY_VARIABLE, "synthesize.endpoint")
 
 
 def teachers(params: Params) -> Iterator[tuple[Level, str]]:

@@ -35,7 +35,13 @@ class Calls:
     """
 
     def __init__(
-        self, server: Server, *, key_variable: str, api_key: str | None, wanted: str
+        self,
+        server: Server,
+        *,
+        key_variable: str,
+        api_key: str | None,
+        wanted: str,
+        request: str,
     ) -> None:
         """Connect lazily.
 
@@ -44,6 +50,7 @@ class Calls:
             key_variable: Environment variable with the key, for messages.
             api_key: Without one a placeholder is sent, as local servers expect.
             wanted: What a response should hold, for messages.
+            request: What is sent, such as `POST /embeddings`, for messages.
         """
         for name in ("httpx", "httpx2", "openai"):
             # They tell every request at level INFO.
@@ -51,6 +58,7 @@ class Calls:
         self._server = server
         self._key_variable = key_variable
         self._wanted = wanted
+        self._request = request
         self._client = openai.AsyncOpenAI(
             base_url=server.base_url, api_key=api_key or "none", max_retries=0
         )
@@ -103,7 +111,7 @@ class Calls:
     def _next_pause(self, error: Exception, attempt: int) -> float:
         """Seconds to wait after `error`; remembers a failure that is final."""
         try:
-            advice = classify(error, self._key_variable, self._wanted)
+            advice = classify(error, self._key_variable, self._wanted, self._request)
         except PromptRefusedError:
             self._count_refusal()
             raise
@@ -119,7 +127,10 @@ class Calls:
     def _count_refusal(self) -> None:
         self.counts["refused"] += 1
         if self.counts["refused"] >= REFUSED_FROM_THE_START and not self.counts["answered"]:
-            raise self.give_up("it refuses every request as wrong (HTTP 400): check model")
+            raise self.give_up(
+                "it refuses every request as wrong (HTTP 400): check model, and whether it takes "
+                f"{self._request}"
+            )
 
     async def _wait_until(self, moment: float) -> None:
         """Sleep, but no longer than until the failure of another request.

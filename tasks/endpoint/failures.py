@@ -14,6 +14,7 @@ MAX_RETRY_AFTER_S = 600.0
 
 _PROMPT_REFUSED = {400, 413, 422}
 _PASSING = {408, 409, 425, 429}
+_SERVER_ERRORS, _NOT_IMPLEMENTED = 500, 501
 _SPENT = {"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"}
 
 
@@ -39,20 +40,21 @@ class HopelessError(Exception):
     """Asking again is of no use; the message says why."""
 
 
-def classify(error: Exception, key_variable: str, wanted: str) -> Advice:
+def classify(error: Exception, key_variable: str, wanted: str, request: str) -> Advice:
     """What a failed request calls for.
 
     Args:
         error: What it raised.
         key_variable: Environment variable with the key.
         wanted: What a response should hold, such as `chat completion`.
+        request: What was sent, such as `POST /embeddings`.
 
     Raises:
         PromptRefusedError: This prompt will never be answered.
         HopelessError: No prompt will be answered.
     """
     if isinstance(error, openai.APIStatusError):
-        return _classify_status(error, key_variable)
+        return _classify_status(error, key_variable, request)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return Advice("no answer in time", 0.0)
     if isinstance(error, openai.APIConnectionError):
@@ -81,7 +83,7 @@ def retry_after_s(value: str | None, now: float) -> float:
         return 0.0
 
 
-def _classify_status(error: openai.APIStatusError, key_variable: str) -> Advice:
+def _classify_status(error: openai.APIStatusError, key_variable: str, request: str) -> Advice:
     status = error.status_code
     if status in _PROMPT_REFUSED:
         raise PromptRefusedError(f"HTTP {status}")
@@ -91,10 +93,10 @@ def _classify_status(error: openai.APIStatusError, key_variable: str) -> Advice:
         raise HopelessError(
             f"it refuses the key (HTTP {status}): set {key_variable} to a valid one"
         )
-    if status not in _PASSING and status < 500:  # noqa: PLR2004 - server errors begin there
+    if status == _NOT_IMPLEMENTED or (status not in _PASSING and status < _SERVER_ERRORS):
         raise HopelessError(
             f"it knows no such model or address (HTTP {status}): check base_url, which mostly "
-            "ends in /v1, and model"
+            f"ends in /v1, and model, and whether it takes {request}"
         )
     wait_s = retry_after_s(error.response.headers.get("retry-after"), time.time())
     if wait_s > MAX_RETRY_AFTER_S:

@@ -217,13 +217,54 @@ API_KEY_VARIABLE = "SAMOVAR_LLM_API_KEY"
 """Environment variable with the key of the endpoint."""
 
 
-class Endpoint(Server):
-    """An OpenAI-compatible chat endpoint; its key comes from the environment."""
+class Chat(Section):
+    """POST /chat/completions of an instruction-tuned model: it plans, writes and judges a query."""
 
-    temperature: NonNegativeFloat
-    """Sampling temperature of the writer; 0 is greedy."""
+    kind: Literal["chat"]
+    """An instruction-tuned model is talked to."""
     min_score: Annotated[Integer, Field(ge=1, le=5)]
     """Smallest grade of the judge, 1 to 5, that keeps a query."""
+
+
+class Completion(Section):
+    """POST /completions of any language model: it goes on from passages with their queries."""
+
+    kind: Literal["completion"]
+    """A model goes on from where a text ends."""
+    examples: dict[str, Name] = Field(min_length=1)
+    """Source of the documents to its examples, a file of tasks/synthesize/few_shot without .txt."""
+    styles: list[Literal["keywords", "question", "headline"]] = Field(min_length=1)
+    """Kinds of queries, taken in turn."""
+    passage_characters: PositiveInt
+    """Start of a document that is shown, cut where a sentence ends."""
+    max_tokens: PositiveInt
+    """Longest answer; a query that has not ended there is dropped."""
+
+
+class Endpoint(Server):
+    """A server with OpenAI's interface; its key comes from the environment."""
+
+    interface: Annotated[Chat | Completion, Field(discriminator="kind")]
+    """What of it is asked, and how."""
+    temperature: NonNegativeFloat
+    """Sampling temperature of the writer; 0 is greedy."""
+
+
+class RoundTrip(Section):
+    """A query is kept if a teacher finds its document by it."""
+
+    teacher: Name
+    """One of teach.teachers; it is asked here, and its vectors are kept for the stage teach."""
+    top_k: PositiveInt
+    """Its document must be among so many nearest."""
+    pool: PositiveInt
+    """Other documents among which it is looked for; all where the corpus has fewer."""
+
+    @model_validator(mode="after")
+    def _some_can_fail(self) -> Self:
+        if self.pool < self.top_k:
+            raise ValueError(f"pool {self.pool} is below top_k {self.top_k}: all would pass")
+        return self
 
 
 class Synthesize(Section):
@@ -231,6 +272,8 @@ class Synthesize(Section):
 
     endpoint: Endpoint | None
     """Where the LLM answers; null takes the offline generator."""
+    round_trip: RoundTrip | None
+    """Filter by a teacher; null keeps what passes the other rules."""
     max_documents: NonNegativeInt
     """Documents that queries are written for; 0 writes none."""
     queries_per_document: PositiveInt

@@ -97,6 +97,10 @@ class Cost(Section):
     """Price of an hour of the machine that runs the stages; null where it is not counted."""
     gpu_hour: NonNegativeFloat | None
     """Price of an hour of one GPU, counted while a stage holds it; null where it is not counted."""
+    million_prompt_tokens: NonNegativeFloat | None
+    """Price of a million tokens that the endpoint of synthesize reads; null for one's own."""
+    million_completion_tokens: NonNegativeFloat | None
+    """Price of a million tokens that it writes; null where it is not counted."""
     currency: Name
     """What the prices are in."""
 
@@ -107,6 +111,14 @@ class Cost(Section):
         of_machine = (self.machine_hour or 0.0) * seconds
         of_gpus = (self.gpu_hour or 0.0) * gpu_seconds
         return f"{(of_machine + of_gpus) / 3600:.2f} {self.currency}"
+
+    def of_tokens(self, prompt: int, completion: int) -> str | None:
+        """Price of so many tokens read and written by an endpoint; None without any price."""
+        if self.million_prompt_tokens is None and self.million_completion_tokens is None:
+            return None
+        read = (self.million_prompt_tokens or 0.0) * prompt
+        written = (self.million_completion_tokens or 0.0) * completion
+        return f"{(read + written) / 1e6:.2f} {self.currency}"
 
 
 class Record(Section):

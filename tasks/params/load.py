@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from tasks.params.addresses import ADDRESS_FAULT, in_corpus, is_address, is_outside
 from tasks.params.base import PASSAGES, Section, Task
-from tasks.params.data import Data, Ingest, Synthesize, Validate
+from tasks.params.data import Completion, Data, Ingest, Synthesize, Validate
 from tasks.params.evaluation import (
     Baseline,
     Cost,
@@ -273,6 +273,29 @@ class Params(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _synthesis_has_what_it_names(self) -> Self:
+        filtered, endpoint = self.synthesize.round_trip, self.synthesize.endpoint
+        if filtered is not None and filtered.teacher not in self.teach.teachers:
+            raise ValueError(
+                f"synthesize.round_trip.teacher {filtered.teacher}: teach.teachers names "
+                f"{', '.join(self.teach.teachers) or 'none'}"
+            )
+        if endpoint is not None and isinstance(endpoint.interface, Completion):
+            documents = {
+                name
+                for name, source in self.ingest.sources.items()
+                if source.task == "documents" or source.also_documents
+            }
+            differing = sorted(documents ^ endpoint.interface.examples.keys())
+            if differing:
+                raise ValueError(
+                    f"synthesize.endpoint.interface.examples must name the sources with documents, "
+                    f"{', '.join(sorted(documents)) or 'of which there are none'}; it differs in "
+                    f"{', '.join(differing)}"
+                )
+        return self
+
     def _check_recorded(self, where: str, teacher: str, used: set[str], is_mined: bool) -> None:
         """A recorded teacher says nothing of texts that it was not shown."""
         if teacher not in self.teach.teachers:
@@ -344,6 +367,10 @@ class Params(Section):
             for name, rival in self.baseline.rivals.items()
             if Path(rival.source).is_dir()
         }
+        asked = self.synthesize.round_trip
+        parts = self.teach.parts(asked.teacher) if asked is not None else []
+        keys = {f"teach.teachers.{name}.source" for name in parts}
+        found["synthesize"] = {key: at for key, at in found["teach"].items() if key in keys}
         for stage, training in self._trainings().items():
             frozen = {"guide": training.guide, "teacher": training.teacher}
             found[stage] = {

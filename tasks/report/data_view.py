@@ -85,6 +85,9 @@ def synthesis_view(run: Run) -> dict[str, Any] | None:
         ("prompt tokens", metrics.get("prompt_tokens")),
         ("completion tokens", metrics.get("completion_tokens")),
     ]
+    price = run.params.cost.of_tokens(
+        metrics.get("prompt_tokens", 0), metrics.get("completion_tokens", 0)
+    )
     return {
         "generator": metrics["generator"],
         "is_offline": run.params.synthesize.endpoint is None,
@@ -92,7 +95,8 @@ def synthesis_view(run: Run) -> dict[str, Any] | None:
             {"label": label, "value": numbers.count(value)}
             for label, value in facts
             if value is not None
-        ],
+        ]
+        + ([{"label": "price of the tokens", "value": price}] if price else []),
         "kinds": _bars(Counter(metrics["kinds"])),
         "rejected": _bars(Counter(metrics["rejected"])),
     }

@@ -2,13 +2,21 @@
 
 import logging
 from collections import Counter
+from itertools import islice
 
 from tasks.contract.records import read_table, write_table
 from tasks.contract.stage import StageError, atomic_folder, run_stage, write_json
+from tasks.outside import recorded
 from tasks.params.data import Synthesize
 from tasks.params.load import Params
 from tasks.params.paths import ARTIFACTS
-from tasks.synthesize.admission import HeldOut, Selection, admit, select_documents
+from tasks.synthesize.admission import (
+    HeldOut,
+    Selection,
+    admit,
+    by_hash,
+    select_documents,
+)
 from tasks.synthesize.drafts import Draft, Drafts
 from tasks.synthesize.offline import write_offline
 
@@ -19,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the stage."""
-    run_stage("synthesize", synthesize)
+    run_stage("synthesize", recorded("synthesize", synthesize))
 
 
 def synthesize(params: Params) -> None:
     """Write artifacts/synthesize: examples/ and metrics.json.
 
     Raises:
-        StageError: The endpoint cannot be used, or no query of any document can.
+        StageError: The endpoint or the teacher cannot be used, or no query of any document can.
     """
     section = params.synthesize
     ingested = ARTIFACTS / "ingest"
@@ -34,8 +42,15 @@ def synthesize(params: Params) -> None:
         read_table(ingested / "evaluation"),
         read_table(ingested / "development", ["query", "positives"]),
     )
-    selection = select_documents(read_table(ingested / "documents"), section, held_out)
+    documents = read_table(ingested / "documents")
+    selection = select_documents(documents, section, held_out)
     drafts = _write(selection, section)
+    if section.round_trip is not None:
+        # It takes ten seconds to load a teacher's libraries.
+        from tasks.synthesize.round_trip import keep_found
+
+        pool = list(islice(by_hash(documents, section.seed), section.round_trip.pool))
+        drafts = keep_found(drafts, pool, params, section.round_trip)
     examples, admitted, refused = admit(drafts, held_out)
     rejected = drafts.rejected + refused
     logger.info("%d examples, rejected %s", len(admitted), dict(sorted(rejected.items())))

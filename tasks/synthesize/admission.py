@@ -1,6 +1,7 @@
 """Which documents get queries, and which queries become examples."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -52,21 +53,26 @@ def select_documents(table: pa.Table, section: Synthesize, held_out: HeldOut) ->
     A larger max_documents gives the same documents and more; so does a larger corpus, but for
     those that come between.
     """
-    ranks = [text_id(str(section.seed), name) for name in table["id"].to_pylist()]
-    order = sorted(range(len(ranks)), key=ranks.__getitem__)
     selection = Selection([])
+    for document in by_hash(table, section.seed):
+        if len(selection.documents) >= section.max_documents:
+            return selection
+        reason = held_out.reason(document.text) or held_out.reason(document.whole)
+        if reason is None:
+            selection.documents.append(document)
+        else:
+            selection.skipped[reason] += 1
+    return selection
+
+
+def by_hash(table: pa.Table, seed: int) -> Iterator[Document]:
+    """The documents in the order of a hash of seed and id."""
+    ranks = [text_id(str(seed), name) for name in table["id"].to_pylist()]
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
     for start in range(0, len(order), BLOCK_DOCUMENTS):
         block = table.take(order[start : start + BLOCK_DOCUMENTS])
         for row in block.select(list(Document.__dataclass_fields__)).to_pylist():
-            if len(selection.documents) >= section.max_documents:
-                return selection
-            document = Document(**row)
-            reason = held_out.reason(document.text) or held_out.reason(document.whole)
-            if reason is None:
-                selection.documents.append(document)
-            else:
-                selection.skipped[reason] += 1
-    return selection
+            yield Document(**row)
 
 
 def admit(drafts: Drafts, held_out: HeldOut) -> tuple[pa.Table, list[Draft], Counter[str]]:

@@ -40,12 +40,12 @@ def parse_plan(text: str) -> Plan:
     answer = _object(text, "plan_not_json")
     character, kind = answer.get("character"), answer.get("question_type")
     difficulty = answer.get("difficulty")
-    if not isinstance(character, str) or not _line(character):
+    if not isinstance(character, str) or not line_of(character):
         raise AnswerRejectedError("plan_without_character")
     # Lists, so that a choice of any JSON type can be compared.
     if kind not in list(QUESTION_TYPES) or difficulty not in list(DIFFICULTIES):
         raise AnswerRejectedError("plan_unknown_choice")
-    return Plan(_line(character)[:MAX_CHARACTER_CHARACTERS], str(kind), str(difficulty))
+    return Plan(line_of(character)[:MAX_CHARACTER_CHARACTERS], str(kind), str(difficulty))
 
 
 def parse_query(text: str, document: Document) -> str:
@@ -57,7 +57,7 @@ def parse_query(text: str, document: Document) -> str:
     query = _object(text, "query_not_json").get("query")
     if not isinstance(query, str) or not match_key(query):
         raise AnswerRejectedError("query_empty")
-    query = _line(query)
+    query = line_of(query)
     num_words = len(words_of(query))
     if num_words > MAX_QUERY_WORDS or len(query) > MAX_QUERY_CHARACTERS:
         raise AnswerRejectedError("query_too_long")
@@ -91,5 +91,6 @@ def _object(text: str, reason: str) -> dict[str, Any]:
     raise AnswerRejectedError(reason)
 
 
-def _line(text: str) -> str:
+def line_of(text: str) -> str:
+    """The text on one line."""
     return " ".join(normalise_text(text).split())

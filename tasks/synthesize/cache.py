@@ -5,14 +5,26 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.contract.stage import StageError
 
 Messages = list[dict[str, str]]
+"""What a chat is asked."""
+LINE_END = "\n"
+"""Where a completion ends; the answer to a prompt has it unless it was cut off before."""
 
 BUSY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked to go on from, to the end of the line."""
+
+    text: str
+    max_tokens: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -24,9 +36,10 @@ class Answer:
     completion_tokens: int
 
 
-def question_key(model: str, temperature: float, messages: Messages) -> str:
+def question_key(model: str, temperature: float, question: Messages | Prompt) -> str:
     """sha256 of everything that decides an answer; the address of the endpoint does not."""
-    content = json.dumps([model, temperature, messages], ensure_ascii=False, sort_keys=True)
+    asked = asdict(question) if isinstance(question, Prompt) else question
+    content = json.dumps([model, temperature, asked], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 

@@ -5,7 +5,7 @@ from tasks.endpoint.failures import PromptRefusedError
 from tasks.params.data import Synthesize
 from tasks.synthesize.answers import AnswerRejectedError, parse_grade, parse_plan, parse_query
 from tasks.synthesize.cache import Messages
-from tasks.synthesize.client import ChatClient
+from tasks.synthesize.client import Client
 from tasks.synthesize.drafts import Document, Draft, Drafts
 from tasks.synthesize.prompts import (
     QUERY_WORDS,
@@ -22,7 +22,7 @@ class Dialogue:
     """Writes the queries of one document, one after another, each unlike the earlier."""
 
     def __init__(
-        self, client: ChatClient, document: Document, *, temperature: float, min_score: int
+        self, client: Client, document: Document, *, temperature: float, min_score: int
     ) -> None:
         """Prepare; nothing is asked yet."""
         self._client = client
@@ -63,7 +63,5 @@ class Dialogue:
 
     async def _ask(self, messages: Messages, temperature: float) -> str:
         answer = await self._client.ask(messages, temperature)
-        self._drafts.usage["answers"] += 1
-        self._drafts.usage["prompt_tokens"] += answer.prompt_tokens
-        self._drafts.usage["completion_tokens"] += answer.completion_tokens
+        self._drafts.count(answer)
         return answer.text

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tasks.synthesize.cache import Answer
+
 
 @dataclass(frozen=True)
 class Document:
@@ -42,6 +44,12 @@ class Drafts:
     """Reason to number of queries."""
     usage: Counter[str] = field(default_factory=Counter)
     """Answers of a language model and their tokens."""
+
+    def count(self, answer: Answer) -> None:
+        """Add an answer to the usage."""
+        self.usage["answers"] += 1
+        self.usage["prompt_tokens"] += answer.prompt_tokens
+        self.usage["completion_tokens"] += answer.completion_tokens
 
     def extend(self, other: "Drafts") -> None:
         """Append the drafts of further documents."""

@@ -56,6 +56,7 @@ class EndpointTeacher:
             key_variable=self._settings.key_variable or "key_variable",
             api_key=self._key,
             wanted="list of vectors",
+            request="POST /embeddings",
         )
 
         async def work() -> None:

@@ -33,12 +33,12 @@ class FakeEmbeddings(FakeEndpoint):
     def question(self, request: dict[str, Any]) -> Any:
         return request
 
-    def body(self, reply: Reply, prompt: Any) -> str:
+    def body(self, reply: Reply, request: dict[str, Any]) -> str:
         if reply.status != 200 or reply.raw is not None:
             return reply.raw or "{}"
-        vectors = self.encode(prompt["input"])[:, : prompt.get("dimensions")]
+        vectors = self.encode(request["input"])[:, : request.get("dimensions")]
         data = [
-            {"object": "embedding", "index": index, "embedding": self.sent(vector, prompt)}
+            {"object": "embedding", "index": index, "embedding": self.sent(vector, request)}
             for index, vector in enumerate(vectors)
         ]
         data.reverse()  # nobody promises an order

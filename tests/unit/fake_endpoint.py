@@ -1,4 +1,4 @@
-"""A chat endpoint on 127.0.0.1 that behaves well or badly, as a test wants it."""
+"""An endpoint on 127.0.0.1 that behaves well or badly, as a test wants it."""
 
 import hashlib
 import json
@@ -22,7 +22,8 @@ class Reply:
 
     status: int = 200
     content: str | None = None
-    """Text of the assistant; None answers what the prompt asks for."""
+    """Text of the assistant, or how the prompt goes on; None answers what the prompt asks for."""
+    finish_reason: str = "stop"
     raw: str | None = None
     """Whole body, in place of a completion."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -33,7 +34,9 @@ class Reply:
 
 
 def sensible_content(prompt: str) -> str:
-    """What a good model says to each of the three calls."""
+    """What a good model says to each of the three calls, and how it goes on from examples."""
+    if prompt.endswith(":"):
+        return f" зимний поход {hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
     if "question_type:" in prompt:
         return '{"character": "юный химик", "question_type": "keywords", "difficulty": "phd"}'
     if "Напиши один" in prompt:
@@ -43,7 +46,7 @@ def sensible_content(prompt: str) -> str:
 
 
 class FakeEndpoint:
-    """A chat endpoint on 127.0.0.1; `script` decides the reply by the number of the request."""
+    """Chat and completions on 127.0.0.1; `script` decides the reply by number and prompt."""
 
     def __init__(self) -> None:
         self.script: Callable[[int, Any], Reply] = lambda _number, _prompt: Reply()
@@ -87,7 +90,7 @@ class FakeEndpoint:
 
     def question(self, request: dict[str, Any]) -> Any:
         """What of a request decides the reply."""
-        return request["messages"][-1]["content"]
+        return request["prompt"] if "prompt" in request else request["messages"][-1]["content"]
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
@@ -115,21 +118,25 @@ class FakeEndpoint:
         while reply.trickles and not self.closing.wait(0.05):
             request.wfile.write(b" ")
             request.wfile.flush()
-        request.wfile.write(self.body(reply, prompt).encode())
+        request.wfile.write(self.body(reply, body).encode())
         self.answered.append(prompt)
 
-    def body(self, reply: Reply, prompt: Any) -> str:
+    def body(self, reply: Reply, request: dict[str, Any]) -> str:
         if reply.raw is not None:
             return reply.raw
-        content = sensible_content(prompt) if reply.content is None else reply.content
+        content = (
+            sensible_content(self.question(request)) if reply.content is None else reply.content
+        )
         message = {"role": "assistant", "content": content}
+        is_chat = "messages" in request
+        said = {"message": message} if is_chat else {"text": content}
         return json.dumps(
             {
                 "id": "1",
-                "object": "chat.completion",
+                "object": "chat.completion" if is_chat else "text_completion",
                 "created": 1,
                 "model": "fake",
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "choices": [{"index": 0, "finish_reason": reply.finish_reason} | said],
                 "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
             }
         )
@@ -148,6 +155,6 @@ def settings(url: str, **changed: Any) -> Endpoint:
         "max_retries": 2,
         "max_backoff_s": 0.02,
         "temperature": 0.7,
-        "min_score": 4,
+        "interface": {"kind": "chat", "min_score": 4},
     }
     return Endpoint.model_validate(values | changed)

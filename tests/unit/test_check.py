@@ -19,7 +19,8 @@ from werkzeug import Request, Response
 from flows import check
 from flows.server.server import free_port
 from tasks import probe
-from tasks.params.data import Endpoint
+from tasks.contract.stage import StageError
+from tasks.params.data import Chat, Completion, Endpoint
 from tasks.params.load import Params, load_params
 from tasks.params.teach import Teach
 from tasks.store.registry import Registry
@@ -232,7 +233,7 @@ def test_an_endpoint_without_its_key_or_that_is_down_is_an_error(
     def found(address: str) -> tuple[str, str]:
         endpoint = Endpoint(
             base_url=f"{address}/v1", model="m", concurrency=1, timeout_s=1.0, max_retries=0,
-            max_backoff_s=1.0, temperature=0.0, min_score=3,
+            max_backoff_s=1.0, temperature=0.0, interface=Chat(kind="chat", min_score=3),
         )  # fmt: skip
         return next(probe.llm(params_with(synthesize={"endpoint": endpoint})))
 
@@ -264,6 +265,19 @@ def test_a_teacher_behind_an_endpoint_is_looked_for(monkeypatch: pytest.MonkeyPa
     ((level, text),) = found(address)
     assert (level, "check teach.teachers.far" in text) == ("error", True)
     assert next(probe.teachers(params_with()))[0] == "ok"
+
+
+def test_a_missing_file_of_examples_is_an_error() -> None:
+    interface = Completion(
+        kind="completion", examples={"documents": "novels"}, styles=["question"],
+        passage_characters=300, max_tokens=40,
+    )  # fmt: skip
+    endpoint = Endpoint(
+        base_url="http://127.0.0.1:9/v1", model="m", interface=interface, concurrency=1,
+        timeout_s=1.0, max_retries=0, max_backoff_s=1.0, temperature=0.0,
+    )  # fmt: skip
+    with pytest.raises(StageError, match=r"examples names novels, but .*novels\.txt does not"):
+        next(probe.llm(params_with(synthesize={"endpoint": endpoint})))
 
 
 def test_addresses_for_notices_are_read_and_their_secrets_are_not_shown(

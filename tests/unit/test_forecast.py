@@ -9,7 +9,10 @@ from flows.plan.dag import Stage
 from flows.plan.forecast import FORCED, Expected, forecast, forecast_rows, total
 from tasks.params.load import Cost
 
-FREE = Cost(machine_hour=None, gpu_hour=None, currency="USD")
+FREE = Cost(
+    machine_hour=None, gpu_hour=None, million_prompt_tokens=None, million_completion_tokens=None,
+    currency="USD",
+)  # fmt: skip
 
 STAGES = [
     Stage("ingest", (), ()),
@@ -59,7 +62,7 @@ def test_a_price_is_that_of_machine_and_gpus(
     timings: Path, machine: float | None, gpu: float | None, price: str
 ) -> None:
     found = forecast(STAGES, {"pretrain": "changed"}, set(), timings)
-    cost = Cost(machine_hour=machine, gpu_hour=gpu, currency="EUR")
+    cost = FREE.model_copy(update={"machine_hour": machine, "gpu_hour": gpu, "currency": "EUR"})
     assert f"took 2.0 min one after another and cost {price} EUR, without" in total(found, cost)
 
 

@@ -16,7 +16,9 @@ from tasks.params.load import Params, load_params
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "infra/profiles/sample.yaml"
-STAGES = {"ingest", "teach", "backbone", "baseline", "pretrain", "finetune", "multitask"}
+STAGES = {
+    *("ingest", "synthesize", "teach", "backbone", "baseline", "pretrain", "finetune", "multitask")
+}
 GUIDE = {
     "query_prompt": None, "document_prompt": None,
     "margin": 0.0, "kind": "absolute", "in_batch": True, "explicit": False,

@@ -543,7 +543,7 @@ PLACES = {
 def with_endpoint(content: dict[str, Any], address: object) -> None:
     content["synthesize"]["endpoint"] = {
         "base_url": address, "model": "m", "concurrency": 1, "timeout_s": 1.0, "max_retries": 0,
-        "max_backoff_s": 1.0, "temperature": 0.0, "min_score": 3,
+        "max_backoff_s": 1.0, "temperature": 0.0, "interface": {"kind": "chat", "min_score": 3},
     }  # fmt: skip
 
 
@@ -622,3 +622,59 @@ def test_no_message_repeats_keys_wherever_they_stand(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="no valid YAML") as caught:
         load_params(tmp_path / "params.yaml")
     assert "hidden" not in str(caught.value)
+
+
+TEACHER = {
+    "source": "models/e5", "revision": None, "query_prompt": "", "document_prompt": "",
+    "max_length_tokens": 256,
+}  # fmt: skip
+COMPLETION = {
+    "kind": "completion", "styles": ["keywords"], "passage_characters": 500, "max_tokens": 40,
+}  # fmt: skip
+
+
+def test_the_teacher_of_the_round_trip_must_be_named(tmp_path: Path) -> None:
+    def change(content: dict[str, Any], teacher: str) -> None:
+        content["synthesize"]["round_trip"] = {"teacher": teacher, "top_k": 3, "pool": 100}
+        content["teach"]["teachers"] = {"e5": TEACHER}
+
+    load(tmp_path, lambda content: change(content, "e5"))
+    with pytest.raises(ParamsError, match=r"round_trip\.teacher bge: teach\.teachers names e5"):
+        load(tmp_path, lambda content: change(content, "bge"))
+
+
+def test_a_folder_of_the_round_trip_is_read_from_outside(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        other = TEACHER | {"source": str(tmp_path / "other")}
+        content["teach"]["teachers"] = {"e5": TEACHER | {"source": str(tmp_path)}, "other": other}
+        content["synthesize"]["round_trip"] = {"teacher": "e5", "top_k": 3, "pool": 100}
+
+    (tmp_path / "other").mkdir()
+    outside = load(tmp_path, change).outside()
+    assert outside["synthesize"] == {"teach.teachers.e5.source": str(tmp_path)}
+    assert len(outside["teach"]) == 2
+
+
+def test_completions_need_examples_for_every_source_with_documents(tmp_path: Path) -> None:
+    def change(content: dict[str, Any], *sources: str) -> None:
+        with_endpoint(content, "http://127.0.0.1:1/v1")
+        examples = dict.fromkeys(sources, "encyclopaedia")
+        content["synthesize"]["endpoint"]["interface"] = COMPLETION | {"examples": examples}
+
+    load(tmp_path, lambda content: change(content, "documents"))
+    for sources in (["news"], ["documents", "news"]):
+        with pytest.raises(ParamsError, match=r"interface\.examples must name .*documents; .*news"):
+            load(tmp_path, lambda content, given=sources: change(content, *given))
+
+
+def test_an_interface_takes_only_its_own_keys(tmp_path: Path) -> None:
+    def change(content: dict[str, Any], **interface: object) -> None:
+        with_endpoint(content, "http://127.0.0.1:1/v1")
+        content["synthesize"]["endpoint"]["interface"] = interface
+
+    with pytest.raises(ParamsError, match=r"interface\.completion\.examples: Field required"):
+        load(tmp_path, lambda content: change(content, **COMPLETION))
+    with pytest.raises(ParamsError, match=r"interface\.chat\.styles: .*unknown key"):
+        load(tmp_path, lambda content: change(content, kind="chat", min_score=4, styles=[]))
+    with pytest.raises(ParamsError, match=r"interface: .*'chat', 'completion'"):
+        load(tmp_path, lambda content: change(content, kind="responses"))

@@ -213,6 +213,22 @@ def test_money_is_shown_where_an_hour_has_a_price(folder, params):
     assert "USD</td>" not in page_of(None)
 
 
+def test_tokens_have_a_price_where_one_is_given(folder, params):
+    write_run(folder / "artifacts", params)
+    path = folder / "artifacts" / "synthesize" / "metrics.json"
+    write_json(path, read_json(path) | {"prompt_tokens": 3_000_000, "completion_tokens": 500_000})
+
+    def page_of(prompt, completion):
+        prices = {"million_prompt_tokens": prompt, "million_completion_tokens": completion}
+        cost = params.cost.model_copy(update=prices)
+        priced = params.model_copy(update={"cost": cost})
+        return Page(report_page(Run(params=priced, artifacts=folder / "artifacts"))).text
+
+    assert "2.00 USD" in page_of(0.5, 1.0)
+    assert "1.50 USD" in page_of(0.5, None)
+    assert "price of the tokens" not in page_of(None, None)
+
+
 def test_what_gpus_used_is_shown_where_a_stage_held_some(folder, params):
     run = Run(params=params, artifacts=folder / "artifacts")
     write_run(folder / "artifacts", params)

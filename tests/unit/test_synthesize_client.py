@@ -15,7 +15,7 @@ from tasks.endpoint.calls import REFUSED_FROM_THE_START
 from tasks.endpoint.failures import PromptRefusedError
 from tasks.params.data import Endpoint
 from tasks.synthesize.cache import Answer, open_cache
-from tasks.synthesize.client import ChatClient
+from tasks.synthesize.client import Client
 from tests.unit.fake_endpoint import KEY, FakeEndpoint, Reply, settings
 
 
@@ -39,7 +39,7 @@ def ask(endpoint: Endpoint, *prompts: str) -> list[Answer | BaseException]:
 
     async def run() -> list[Answer | BaseException]:
         with open_cache(Path("answers.sqlite")) as cache:
-            client = ChatClient(endpoint, cache, KEY)
+            client = Client(endpoint, cache, KEY)
             questions = [[{"role": "user", "content": prompt}] for prompt in prompts]
             try:
                 return await asyncio.gather(
