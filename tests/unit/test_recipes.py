@@ -145,7 +145,10 @@ def test_giga_prompts_every_task_as_the_released_models_do(giga: Params) -> None
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_matryoshka_sizes_are_below_the_hidden_size(path: Path) -> None:
     params = load_params(path)
-    scratch, source = params.backbone.scratch, params.backbone.source
-    size = scratch.hidden_size if scratch is not None else HIDDEN_SIZES[source]
+    backbone = params.backbone
+    size = backbone.projection
+    if size is None:
+        scratch = backbone.scratch
+        size = scratch.hidden_size if scratch is not None else HIDDEN_SIZES[backbone.source]
     for stage, training in trainings(params).items():
         assert all(dim < size for dim in training.matryoshka_dims), stage
