@@ -16,8 +16,8 @@ from tasks.synthesize.drafts import Document
 from tasks.synthesize.examples import LABELS, Examples
 from tasks.synthesize.terms import WORD, words_of
 
-WORDS = {"keywords": range(2, 11), "question": range(3, 26), "headline": range(3, 21)}
-"""Words that a query of each style has."""
+WORDS = {"keywords": range(3, 11), "question": range(3, 26), "headline": range(3, 21)}
+"""Words that a query of each style has; two keywords fit too many documents to teach anything."""
 MIN_OPENING_WORDS = 3
 """A query that the document begins with is copied from so many words on."""
 MIN_PIECE_WORDS, PATCHED_SHARE = 3, 0.8

@@ -141,9 +141,9 @@ class FakeEndpoint:
             }
         )
 
-    def wait_for_requests(self, count: int) -> None:
+    def wait_for_requests(self, count: int, deadline_s: float = DEADLINE_S) -> None:
         with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.requests) >= count, DEADLINE_S)
+            assert self.arrived.wait_for(lambda: len(self.requests) >= count, deadline_s)
 
 
 def settings(url: str, **changed: Any) -> Endpoint:

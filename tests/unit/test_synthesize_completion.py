@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -117,37 +118,42 @@ def test_prompts_that_begin_alike_follow_each_other(workplace: Path, fake: FakeE
 
 
 def test_answers_in_any_order_give_equal_bytes(workplace: Path, fake: FakeEndpoint) -> None:
+    """The first question is answered after ten others."""
     written = []
-    for number, delayed in enumerate((False, True)):
-        folder = workplace / str(number)
+    for concurrency in (1, 6):
+        folder = workplace / str(concurrency)
         folder.mkdir()
+        first, answered = len(fake.requests), len(fake.answered)
+
+        def late(number: int, _prompt: str, first: int = first, wanted: int = answered) -> Reply:
+            while number == first > 0 and len(fake.answered) < wanted + 10:
+                time.sleep(0.01)
+            return Reply()
+
+        fake.script = late
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             ingest(12)
-            fake.script = lambda _n, prompt, on=delayed: Reply(
-                delay_s=0.03 * (number_of(prompt) * 7 % 5) * on
-            )
-            synthesize(params_for(fake.url, queries=2, concurrency=6 if delayed else 1))
+            synthesize(params_for(fake.url, queries=2, concurrency=concurrency))
             files = sorted(Path("artifacts/synthesize").rglob("*.*"))
             written.append([path.read_bytes() for path in files])
     assert written[0] == written[1]
-    assert fake.most_in_flight == 6
-    finished = [number_of(prompt) for prompt in fake.answered[24:]]
-    assert finished != [number_of(request["prompt"]) for request in fake.requests[24:]]
+    assert len(fake.answered) == 48
+    assert fake.answered.index(fake.prompt(24), 24) == 34
 
 
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (Reply(content=" озеро зимой\n\nОтрывок: Волга впадает"), None),
-        (Reply(content=" озеро зимой\r\nВопрос: где?"), None),
-        (Reply(content=" озеро зимой\nи дальше", finish_reason="length"), None),
-        (Reply(content=" озеро зимой", finish_reason="eos_token"), None),
-        (Reply(content=" озеро зимой", finish_reason="length"), "query_cut_off"),
+        (Reply(content=" озеро Ильмень зимой\n\nОтрывок: Волга впадает"), None),
+        (Reply(content=" озеро Ильмень зимой\r\nВопрос: где?"), None),
+        (Reply(content=" озеро Ильмень зимой\nи дальше", finish_reason="length"), None),
+        (Reply(content=" озеро Ильмень зимой", finish_reason="eos_token"), None),
+        (Reply(content=" озеро Ильмень зимой", finish_reason="length"), "query_cut_off"),
         (Reply(content="\n озеро зимой"), "query_empty"),
         (Reply(content=""), "query_empty"),
         (Reply(content=" …"), "query_empty"),
-        (Reply(content="да\ud83d нет"), None),
+        (Reply(content="да\ud83d нет снега"), None),
         (Reply(status=400), "refused_by_endpoint"),
     ],
 )
@@ -159,7 +165,7 @@ def test_a_line_is_used_whatever_the_server_does_with_stop(
     synthesize(params_for(fake.url, styles=["keywords"]))
     queries = {row["query"] for row in examples() if "номер 1 " in row["positives"][0]}
     assert metrics()["rejected"] == ({} if reason is None else {reason: 1})
-    assert queries <= {"озеро зимой", "да? нет"}
+    assert queries <= {"озеро Ильмень зимой", "да? нет снега"}
     assert bool(queries) == (reason is None)
 
 
@@ -203,12 +209,13 @@ def test_a_server_that_goes_down_costs_no_answer_twice(workplace: Path, fake: Fa
     assert len(fake.requests) - first == 14, "a third run asks nothing"
 
 
+@pytest.mark.slow
 def test_a_killed_run_pays_for_nothing_twice(workplace: Path, fake: FakeEndpoint) -> None:
     """SIGKILL while the sixth request is open: five answers must be on disk."""
     ingest(9)
-    fake.script = lambda number, _prompt: Reply(delay_s=60 if number == 5 else 0)
+    fake.script = lambda number, _prompt: Reply(delay_s=200 if number == 5 else 0)
     values = yaml.safe_load((ROOT / "infra/profiles/pico.yaml").read_text())
-    own = params_for(fake.url, concurrency=1, timeout_s=100).synthesize
+    own = params_for(fake.url, concurrency=1, timeout_s=250).synthesize
     values["synthesize"] = own.model_dump()
     sources = load_params(ROOT / "infra/profiles/pico.yaml").ingest.sources.items()
     known = [name for name, each in sources if each.task == "documents" or each.also_documents]
@@ -221,13 +228,13 @@ def test_a_killed_run_pays_for_nothing_twice(workplace: Path, fake: FakeEndpoint
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasks.synthesize"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        fake.wait_for_requests(6)
+        fake.wait_for_requests(6, 100)
         process.send_signal(signal.SIGKILL)
         assert process.wait(DEADLINE_S) == -signal.SIGKILL
     paid = set(fake.answered)
     assert len(paid) == 5
     result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, capture_output=True, text=True, timeout=150, check=False
     )
     assert result.returncode == 0, result.stderr
     timing = json.loads(Path("artifacts/timings/synthesize.json").read_text())

@@ -98,6 +98,7 @@ def test_the_examples_do_not_come_back(text: str) -> None:
     ("text", "style", "expected"),
     [
         ("самовар", "keywords", "query_too_short"),
+        ("тульский самовар", "keywords", "query_too_short"),
         ("Где самовар?", "question", "query_too_short"),
         ("самовар " + " ".join("абвгдежзик"), "keywords", "query_too_long"),
         ("Почему " + " ".join(f"слово{n}" for n in range(30)), "question", "query_too_long"),
