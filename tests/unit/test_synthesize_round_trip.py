@@ -19,7 +19,7 @@ from tasks.params.teach import Teach
 from tasks.synthesize.__main__ import synthesize
 from tasks.synthesize.drafts import Document, Draft, Drafts
 from tasks.synthesize.round_trip import count_nearer, keep_found
-from tasks.teach.asking import CACHE
+from tasks.teach.asking import CACHE, ask, texts_of
 from tasks.teach.teacher import Teacher
 
 PROFILE = Path(__file__).parents[2] / "infra" / "profiles" / "sample.yaml"
@@ -137,16 +137,24 @@ def test_no_drafts_and_no_rivals_are_no_fault(params: Params) -> None:
 
 
 def test_an_average_is_asked_by_its_parts(params: Params) -> None:
-    """Of the same model twice it is that model, and only its parts have caches."""
+    """Its similarities are the weighted means of theirs, and only its parts have caches."""
     teach = params.teach.model_dump()
-    shorter = teach["teachers"]["pico"] | {"max_length_tokens": 63}
-    average = {"average": {"pico": 1.0, "shorter": 2.0}}
-    teach["teachers"] |= {"shorter": shorter, "both": average}
+    other = teach["teachers"]["pico"] | {"query_prompt": "иное: ", "document_prompt": "другое: "}
+    teach["teachers"] |= {"other": other, "both": {"average": {"pico": 1.0, "other": 2.0}}}
     averaging = params.model_copy(update={"teach": Teach.model_validate(teach)})
     drafts = drafts_of(DOCUMENTS)
-    alone = keep_found(drafts, DOCUMENTS[:30], params, settings())
     both = keep_found(drafts, DOCUMENTS[:30], averaging, settings(teacher="both"))
-    assert both.kept == alone.kept
+    assert len(both.kept) + sum(both.rejected.values()) == len(drafts.kept)
+    assert len(list(CACHE.iterdir())) == 2
+    shown = [(False, document.whole) for document in DOCUMENTS[:30]]
+    texts = texts_of(lambda: iter([shown]))
+    records = ask(["pico", "other", "both"], texts, averaging.teach, averaging.compute)
+    cosines = {
+        name: (vectors := record.read(texts.keys).astype(np.float64)) @ vectors.T
+        for name, record in records.items()
+    }
+    expected = (cosines["pico"] + 2.0 * cosines["other"]) / 3.0
+    np.testing.assert_allclose(cosines["both"], expected, atol=2e-3)
     assert len(list(CACHE.iterdir())) == 2
 
 
