@@ -32,7 +32,7 @@ pico: data  ## The same chain with a toy model, in about two minutes
 
 real: setup  ## The chain on real texts: make real DATA=folder with train/ and rumteb/
 	$(RUN) infra.sample.place --if-free
-	$(RUN) flows.retrain --profile gemma-270m --data $(DATA)
+	$(RUN) flows.retrain --profile rumteb-scratch --data $(DATA)
 
 retrain: setup  ## Run params.yaml as it stands
 	$(RUN) flows.retrain

@@ -1,4 +1,4 @@
-"""Removing blocks of a decoder: distances between their states, three rules, and the surgery.
+"""Removing blocks of a decoder: distances between their states, four rules, and the surgery.
 
 State x_0 is the input of block 0 and x_{i+1} the output of block i, before the final norm.
 
@@ -105,7 +105,7 @@ def measure_distances(
 
 
 def choose_blocks(
-    method: Literal["block_influence", "angular_distance", "deepest"],
+    method: Literal["block_influence", "angular_distance", "deepest", "last"],
     distances: Distances,
     count: int,
 ) -> list[int]:
@@ -113,7 +113,9 @@ def choose_blocks(
 
     Args:
         method: `block_influence`, the blocks that turn the states least; `angular_distance`, the
-            run of blocks with the least angle across it; `deepest`, the last but the final one.
+            run of blocks with the least angle across it; `deepest`, the last but the final one
+            (Gromov et al. 2024, arXiv:2403.17887); `last`, the last and the final one (L3Prune,
+            arXiv:2410.14578).
         distances: Measured with run_length = count.
         count: Blocks to remove.
 
@@ -125,6 +127,8 @@ def choose_blocks(
         raise ValueError(f"cannot remove {count} of {num_layers} blocks: at least one must stay")
     if method == "deepest":
         return list(range(num_layers - 1 - count, num_layers - 1))
+    if method == "last":
+        return list(range(num_layers - count, num_layers))
     if method == "block_influence":
         ranked = sorted(range(num_layers), key=lambda block: distances.influence[block])
         return sorted(ranked[:count])

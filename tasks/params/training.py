@@ -214,8 +214,9 @@ class Prune(Section):
 
     fraction: Fraction
     """Share of the blocks removed; 0 keeps all."""
-    method: Literal["block_influence", "angular_distance", "deepest"]
-    """How the blocks are chosen: by the measured change of the states, or the last ones."""
+    method: Literal["block_influence", "angular_distance", "deepest", "last"]
+    """How the blocks are chosen: by the measured change of the states, or the last ones, of which
+    `deepest` spares the final block and `last` does not."""
     calibration_documents: PositiveInt
     """Documents the change is measured on."""
     max_length_tokens: PositiveInt

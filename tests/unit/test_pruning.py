@@ -151,7 +151,14 @@ def test_the_deepest_rule_keeps_the_final_block() -> None:
     assert choose_blocks("deepest", distances, 7) == [0, 1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("method", ["block_influence", "angular_distance", "deepest"])
+def test_the_last_rule_keeps_the_first_blocks() -> None:
+    distances = Distances([0.1] * 8, [0.1] * 7)
+    assert choose_blocks("last", distances, 2) == [6, 7]
+    assert choose_blocks("last", distances, 7) == [1, 2, 3, 4, 5, 6, 7]
+    assert choose_blocks("last", distances, 0) == []
+
+
+@pytest.mark.parametrize("method", ["block_influence", "angular_distance", "deepest", "last"])
 def test_removing_no_block_chooses_none(method: str) -> None:
     assert choose_blocks(method, Distances([0.1, 0.2], [0.1, 0.2]), 0) == []
 
