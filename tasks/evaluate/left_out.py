@@ -30,9 +30,10 @@ CUTOFF = 10
 def left_out_scores(
     params: Params, rung: Rung, development: Path = DEVELOPMENT
 ) -> dict[str, float]:
-    """Source to its score from 0 to 1, in the order of ingest.sources; {} if none is left out.
+    """Source to its score, in the order of ingest.sources; {} if none is left out.
 
-    nDCG@10 of the positives of each query, or Spearman's correlation of graded pairs.
+    nDCG@10 of the positives of each query, 0 to 1, or Spearman's correlation of graded pairs, -1
+    to 1.
 
     Raises:
         StageError: A source that is left out has fewer than two rows.

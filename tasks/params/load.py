@@ -112,6 +112,17 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _fitted_projections_exist(self) -> Self:
+        for stage, training in self._trainings().items():
+            if training.fit_texts is not None and self.backbone.projection is None:
+                raise ValueError(
+                    f"{stage}.training.teacher.fit_texts {training.fit_texts} fits "
+                    "backbone.projection, which is null: set it to the size of the teacher's "
+                    "vectors, or fit_texts to null"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sharded_batches_are_sized(self) -> Self:
         unsized = [
             stage

@@ -5,10 +5,13 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tasks.params.data import Endpoint
 
@@ -158,3 +161,19 @@ def settings(url: str, **changed: Any) -> Endpoint:
         "interface": {"kind": "chat", "min_score": 4},
     }
     return Endpoint.model_validate(values | changed)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeEndpoint]:
+    """An endpoint on loopback."""
+    endpoint = FakeEndpoint()
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder and a key in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMOVAR_LLM_API_KEY", KEY)
+    return tmp_path

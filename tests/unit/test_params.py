@@ -191,6 +191,14 @@ FAULTS: dict[str, tuple[Change, str]] = {
         ),
         r"  finetune\.training\.teacher: .*needs embeddings or similarities",
     ),
+    "fit of a projection that is not there": (
+        lambda c: c["finetune"]["training"].update(
+            teacher=FROZEN
+            | {"similarities": {"weight": 1.0, "teacher_temperature": 0.05}}
+            | {"embeddings": None, "fit_texts": 100}
+        ),
+        r"finetune\.training\.teacher\.fit_texts 100 fits backbone\.projection, which is null",
+    ),
     "teacher that was never asked": (
         lambda c: c["pretrain"]["training"].update(guide=RECORDED),
         r"guide\.checkpoint teach/e5: teach\.teachers names none",

@@ -5,7 +5,6 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,10 @@ from tasks.endpoint.failures import PromptRefusedError
 from tasks.params.data import Endpoint
 from tasks.synthesize.cache import Answer, open_cache
 from tasks.synthesize.client import Client
+from tests.unit import fake_endpoint
 from tests.unit.fake_endpoint import KEY, FakeEndpoint, Reply, settings
 
-
-@pytest.fixture
-def fake() -> Iterator[FakeEndpoint]:
-    endpoint = FakeEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and a key in the environment."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAMOVAR_LLM_API_KEY", KEY)
-    return tmp_path
+fake, workplace = fake_endpoint.fake, fake_endpoint.workplace
 
 
 def ask(endpoint: Endpoint, *prompts: str) -> list[Answer | BaseException]:

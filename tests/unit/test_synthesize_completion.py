@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from tasks.synthesize.__main__ import synthesize
 from tasks.synthesize.drafts import Document
 from tasks.synthesize.examples import LABELS, STYLES, read_examples, shown_passage
 from tasks.synthesize.written import written_query
-from tests.unit.fake_endpoint import DEADLINE_S, KEY, FakeEndpoint, Reply, settings
+from tests.unit import fake_endpoint
+from tests.unit.fake_endpoint import DEADLINE_S, FakeEndpoint, Reply, settings
 from tests.unit.test_synthesize_endpoint import ingest
 
 ROOT = Path(__file__).parents[2]
@@ -33,19 +33,7 @@ INTERFACE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeEndpoint]:
-    endpoint = FakeEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and a key in the environment."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAMOVAR_LLM_API_KEY", KEY)
-    return tmp_path
+fake, workplace = fake_endpoint.fake, fake_endpoint.workplace
 
 
 def params_for(url: str, *, queries: int = 1, seed: int = 1, **changed: Any) -> Params:

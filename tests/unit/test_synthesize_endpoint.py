@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +24,14 @@ from tasks.contract.stage import StageError
 from tasks.params.data import Endpoint
 from tasks.params.load import Params, load_params
 from tasks.synthesize.__main__ import synthesize
+from tests.unit import fake_endpoint
 from tests.unit.fake_endpoint import DEADLINE_S, KEY, FakeEndpoint, Reply, settings
 from tests.unit.file_limit import files_up_to
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeEndpoint]:
-    endpoint = FakeEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and a key in the environment."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAMOVAR_LLM_API_KEY", KEY)
-    return tmp_path
+fake, workplace = fake_endpoint.fake, fake_endpoint.workplace
 
 
 def ingest(num_documents: int, *, evaluation: tuple[str, ...] = ("Проверка",)) -> None:

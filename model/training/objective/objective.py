@@ -155,18 +155,9 @@ class ContrastiveObjective:
         self, embedding_MD: Tensor, full: Similarities, prefixes: Mapping[int, Similarities]
     ) -> Tensor:
         """The loss of a slice of rows over the rows of the batch."""
-        allowed = [
-            self._candidates.allowed(terms, full, self._counts)
-            for terms in self._settings.softmaxes
-        ]
-
-        def contrastive(prefix: Similarities) -> Tensor:
-            return contrastive_loss(prefix, allowed, self._settings)
-
         terms: dict[str, Tensor] = {}
         if self._contrastive_weight:
-            mean = matryoshka_mean(contrastive, prefixes, self._weights)
-            terms["contrastive"] = self._contrastive_weight * mean
+            terms["contrastive"] = self._contrastive_weight * self._contrastive(full, prefixes)
         if self._spread_out:
             both = full.query_BD, full.positive_BD
             terms["spread_out"] = self._spread_out * spread_out(*both, full.rows)
@@ -174,6 +165,17 @@ class ContrastiveObjective:
         for name in self._teacher.names:
             terms[name] = self._teacher.of(name, embedding_MD, full.rows)
         return self._terms.join(terms) / self._num_rows
+
+    def _contrastive(self, full: Similarities, prefixes: Mapping[int, Similarities]) -> Tensor:
+        allowed = [
+            self._candidates.allowed(terms, full, self._counts)
+            for terms in self._settings.softmaxes
+        ]
+
+        def loss(prefix: Similarities) -> Tensor:
+            return contrastive_loss(prefix, allowed, self._settings)
+
+        return matryoshka_mean(loss, prefixes, self._weights)
 
     def _own_terms(
         self, full: Similarities, prefixes: Mapping[int, Similarities]
