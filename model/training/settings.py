@@ -116,6 +116,8 @@ class TrainSettings:
     """Whether blocks of the decoder are compiled before the first step."""
     lora: LoraSettings | None = None
     """None trains every weight."""
+    frozen_blocks: int = 0
+    """Lowest blocks that are not trained, nor the embeddings below them; 0 trains all."""
     fit_texts: int | None = None
     """Least texts that the projection is fitted to the teacher on before the first step; None
     leaves it as it is."""

@@ -29,6 +29,7 @@ from model.training.devices.sharding import clip_gradients
 from model.training.devices.team import Team
 from model.training.devices.utilisation import most_tokens_per_s
 from model.training.devices.wrapping import wrapped_for_training
+from model.training.frozen_blocks import above_frozen_blocks
 from model.training.objective.cross_batch_memory import DocumentMemory
 from model.training.objective.frozen import NO_MODELS, FrozenModels, FrozenVectors
 from model.training.objective.loss_report import LossReport
@@ -42,6 +43,9 @@ from model.training.state import STEPS, TrainingState
 from model.training.step_log import StepLog, StepRecord, read_records, summarise
 from model.training.stopping import TrainingStoppedError, sigterm_flag
 from model.writing import writing
+
+STATES = "states"
+"""Folder of a checkpoint for what frozen blocks made of the texts."""
 
 
 class NonFiniteLossError(ValueError):
@@ -76,7 +80,8 @@ def train(  # noqa: PLR0913 - all that a training is made of
         NonFiniteLossError: Training diverged; the rows stand in `checkpoint_folder`.
         TrainingStoppedError: SIGTERM arrived and the state was saved.
         ValueError: No sources, a Matryoshka size above the embedding's, a guide or teacher that is
-            missing or of another size, or a checkpoint of another training.
+            missing or of another size, blocks that cannot be frozen, or a checkpoint of another
+            training.
     """
     if not sources:
         raise ValueError("no sources: a training needs at least one")
@@ -85,6 +90,13 @@ def train(  # noqa: PLR0913 - all that a training is made of
     steps_of = draw_steps(sources, settings)
     team = Team(shares_weights=settings.shard_weights)
     plan = BatchPlan(sources, steps_of, settings, encoder, rows_folder(checkpoint_folder, team))
+    if settings.frozen_blocks:
+        if team.size > 1:
+            raise ValueError(
+                f"frozen_blocks is {settings.frozen_blocks}, but {team.size} processes train: a "
+                "text is looked up by one; set compute.processes to 1, or frozen_blocks to 0"
+            )
+        encoder = above_frozen_blocks(encoder, plan, settings, checkpoint_folder / STATES)
     if load_latest(checkpoint_folder / STEPS) is None:
         fit_projection(encoder, plan, frozen, settings, team)
     own_log = log_path if team.leads else log_path.with_suffix(f".{team.rank}.jsonl")

@@ -119,6 +119,9 @@ class Teacher(Frozen):
     """Term that matches vectors; null leaves it out."""
     similarities: SimilarityMatching | None
     """Term that matches similarities; null leaves it out."""
+    centre: bool
+    """Whether the mean of all recorded vectors is taken off each, for a teacher that gives every
+    two texts a high cosine; of one under teach/ alone."""
     fit_texts: PositiveInt | None
     """Texts of the first steps on which backbone.projection is fitted to the teacher's vectors by
     least squares before the first step, some thousands; it must give the teacher's size. null
@@ -128,6 +131,15 @@ class Teacher(Frozen):
     def _is_asked(self) -> Self:
         if self.embeddings is None and self.similarities is None:
             raise ValueError("a teacher needs embeddings or similarities to be imitated in")
+        return self
+
+    @model_validator(mode="after")
+    def _centre_is_known(self) -> Self:
+        if self.centre and self.recorded_by is None:
+            raise ValueError(
+                f"centre with the checkpoint {self.checkpoint}: the mean is that of recorded "
+                "vectors; name a teacher of the stage teach, or set centre to false"
+            )
         return self
 
 

@@ -282,6 +282,9 @@ class Training(Section):
     the memory of activations, for one more forward pass."""
     lora: Lora | None
     """Adapters that are trained in place of the decoder; null trains every weight."""
+    frozen_blocks: NonNegativeInt
+    """Lowest blocks that are not trained, nor the embeddings below them: they run once over every
+    text of the training, and a step costs what lies above. 0 trains all."""
     memory: Memory | None
     """Documents of earlier batches of the same source as further negatives; null takes none."""
     max_length_tokens: PositiveInt
@@ -385,6 +388,15 @@ class Training(Section):
             raise ValueError(
                 "memory with guide: a guide is not asked about documents of earlier batches; set "
                 "one of them to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_blocks_fit(self) -> Self:
+        if self.frozen_blocks and self.lora is not None:
+            raise ValueError(
+                f"frozen_blocks {self.frozen_blocks} with lora: adapters of blocks that run once "
+                "would not be trained; set one of them to 0 or null"
             )
         return self
 

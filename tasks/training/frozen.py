@@ -8,7 +8,7 @@ from model.encoder.encoder import Encoder
 from model.training.data.recorded_vectors import RecordedVectors
 from model.training.objective.frozen import FrozenModel, FrozenModels, RecordedModel
 from tasks.params.load import Params
-from tasks.params.losses import Frozen
+from tasks.params.losses import Frozen, Teacher
 from tasks.params.paths import ARTIFACTS
 from tasks.params.training import Training
 
@@ -36,7 +36,9 @@ def load_frozen(params: Params, training: Training, device: torch.device) -> Fro
         if frozen is None:
             return None
         if frozen.recorded_by is not None:
-            return RecordedModel(RecordedVectors(_folder(frozen)), device)
+            is_centred = isinstance(frozen, Teacher) and frozen.centre
+            vectors = RecordedVectors(_folder(frozen), is_centred=is_centred)
+            return RecordedModel(vectors, device)
         key = (frozen.checkpoint, frozen.query_prompt, frozen.document_prompt)
         if key not in loaded:
             encoder = Encoder.load(

@@ -17,6 +17,7 @@ from model.writing import writing
 
 KEYS_FILE, VECTORS_FILE = "keys.npy", "vectors.npy"
 SHOWN_CHARACTERS = 60
+SUMMED_ROWS = 65536
 
 Shown = tuple[bool, str]
 """Whether a text was shown as a query, and the text."""
@@ -65,8 +66,13 @@ def write_vectors(
 class RecordedVectors:
     """The vectors of a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_centred: bool = False) -> None:
         """Map the files.
+
+        Args:
+            folder: Of `write_vectors`.
+            is_centred: Whether vectors are given less the mean of all, and scaled to unit norm
+                again: texts that a model holds all alike are told apart by more of the cosine.
 
         Raises:
             ValueError: The folder holds no vectors, or files that do not fit each other.
@@ -82,6 +88,7 @@ class RecordedVectors:
                 f"{folder} holds {len(self._key_T)} texts and {len(self._vector_TD)} vectors: run "
                 "its stage again"
             )
+        self._mean_D = self._mean() if is_centred else None
 
     def find(self, texts: Sequence[Shown]) -> npt.NDArray[np.float32]:
         """Unit-norm vectors of these texts, (M, D).
@@ -101,5 +108,17 @@ class RecordedVectors:
                 f"{text[:SHOWN_CHARACTERS]!r}: name their source under teach.sources, and set "
                 "teach.documents where documents are mined"
             )
-        vector_MD = self._vector_TD[place_M].astype(np.float32)
-        return vector_MD / np.linalg.norm(vector_MD, axis=1, keepdims=True)
+        vector_MD = _unit(self._vector_TD[place_M])
+        return vector_MD if self._mean_D is None else _unit(vector_MD - self._mean_D)
+
+    def _mean(self) -> npt.NDArray[np.float32]:
+        """Mean (D,) of the unit vectors of all texts."""
+        sum_D = np.zeros(self._vector_TD.shape[1])
+        for start in range(0, len(self._vector_TD), SUMMED_ROWS):
+            sum_D += _unit(self._vector_TD[start : start + SUMMED_ROWS]).sum(axis=0, dtype=float)
+        return (sum_D / max(1, len(self._vector_TD))).astype(np.float32)
+
+
+def _unit(vector_MD: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    vector_MD = vector_MD.astype(np.float32)
+    return vector_MD / np.linalg.norm(vector_MD, axis=1, keepdims=True)

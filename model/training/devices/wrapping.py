@@ -57,6 +57,12 @@ def _compiled(encoder: Encoder, settings: TrainSettings) -> Encoder:
     return encoder
 
 
+def first_text(encoder: Encoder, settings: TrainSettings) -> TokenizedText:
+    """A text of padding alone: what compiled blocks are shown before the first step."""
+    length = min(FIRST_LENGTH, settings.max_length_tokens)
+    return TokenizedText([encoder.pad_id] * length, 0)
+
+
 def _take_first_passes(encoder: Encoder, settings: TrainSettings) -> None:
     """Have blocks compiled by batches of the same sizes in every process.
 
@@ -68,9 +74,9 @@ def _take_first_passes(encoder: Encoder, settings: TrainSettings) -> None:
     heads = encoder.backbone.config.num_attention_heads
     # one size in each range: a norm of heads adds up over tokens and heads, others over tokens
     bounds = [LONG_SUM >> halvings for halvings in range(heads.bit_length())]
+    text = first_text(encoder, settings)
     for tokens in sorted({min(size, most) for size in (2 * LONG_SUM, *bounds)}):
-        length = min(FIRST_LENGTH, settings.max_length_tokens)
-        items = [TokenizedText([encoder.pad_id] * length, 0)] * max(1, tokens // length)
+        items = [text] * max(1, tokens // len(text.ids))
         with decoder_autocast(encoder.device, settings.precision):
             vectors = encoder.train().embed(items)
         vectors.square().sum().backward()
