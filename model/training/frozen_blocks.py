@@ -78,7 +78,7 @@ class UpperEncoder(Encoder):
         self._states = states
 
     def _run_packed(self, items: Sequence[TokenizedText]) -> tuple[BaseModelOutput, PoolTexts]:
-        places = [replace(item, ids=list(self._states.places(tuple(item.ids)))) for item in items]
+        places = [replace(item, ids=list(self._states.places(item.ids))) for item in items]
         return super()._run_packed(places)
 
 
@@ -98,24 +98,20 @@ class LowerBlocks:
         self._state_NH = (output if isinstance(output, Tensor) else output[0])[0]
 
     @torch.no_grad()
-    def states(
-        self, texts: Sequence[Ids], budget_tokens: int, precision: Precision
-    ) -> np.ndarray:
+    def states(self, texts: Sequence[Ids], budget_tokens: int, precision: Precision) -> np.ndarray:
         """States (N, H) of the texts, end to end, in float32."""
         device = self._decoder.device
         found: dict[int, Tensor] = {}
-        for batch in token_budget_batches([len(ids) for ids in texts], budget_tokens, is_packed=True):
-            items = [TokenizedText(list(texts[text]), 0) for text in batch]
-            packed = pack(items, pool_prompt=True, device=device)
+        for batch in token_budget_batches(
+            [len(ids) for ids in texts], budget_tokens, is_packed=True
+        ):
+            # `pack` lays them so too: then the states are in this order
+            longest_first = sorted(batch, key=lambda text: -len(texts[text]))
+            items = [TokenizedText(list(texts[text]), 0) for text in longest_first]
             with decoder_autocast(device, precision):
-                run_packed(self._decoder, packed)
-            place_B = packed.order_B.tolist()
-            lengths = [len(item.ids) for item in items]
-            longest_first = [0] * len(items)
-            for text, place in enumerate(place_B):
-                longest_first[place] = lengths[text]
-            parts = self._state_NH.float().cpu().split(longest_first)
-            found |= {batch[text]: parts[place] for text, place in enumerate(place_B)}
+                run_packed(self._decoder, pack(items, pool_prompt=True, device=device))
+            parts = self._state_NH.float().cpu().split([len(item.ids) for item in items])
+            found |= dict(zip(longest_first, parts, strict=True))
         return torch.cat([found[text] for text in range(len(texts))]).numpy()
 
 
@@ -143,7 +139,7 @@ def above_frozen_blocks(
             f"trained: set frozen_blocks below {count}"
         )
     if isinstance(encoder.pooling, LayerPooling):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - a setting, not an argument of another type
             "frozen_blocks with multilayer pooling: it reads the states of every block; take "
             "another pooling, or set frozen_blocks to 0"
         )
@@ -169,10 +165,10 @@ def _texts(
     encoder: Encoder, plan: BatchPlan, settings: TrainSettings, probes: Sequence[TokenizedText]
 ) -> Iterator[Ids]:
     """Every text of the training, in the order in which the steps need them."""
-    yield tuple(first_text(encoder, settings).ids)
-    yield from (tuple(item.ids) for item in probes)
+    yield first_text(encoder, settings).ids
+    yield from (item.ids for item in probes)
     for step in range(1, settings.max_steps + 1):
-        yield from (tuple(item.ids) for item in plan.step(step).items)
+        yield from (item.ids for item in plan.step(step).items)
 
 
 def _record(states: RecordedStates, lower: LowerBlocks, settings: TrainSettings) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tasks.params.training import Training
 from tasks.report import numbers
 from tasks.report.page import usage_example
 from tasks.report.run import Run
@@ -119,20 +120,24 @@ def _stages(run: Run) -> list[dict[str, str]]:
     rows = [
         (
             "backbone",
-            f"{decoder}; attention {params.backbone.attention}, proved on the saved folder",
+            f"{decoder}{_changes(run)}; attention {params.backbone.attention}, proved on the saved "
+            "folder",
         ),
         (
             "prune",
             f"{params.prune.fraction:.0%} of the blocks by {params.prune.method.replace('_', ' ')}",
         ),
-        ("pretrain", _training(run, "pretrain", ", ".join(params.pretrain.sources))),
+        ("pretrain", _training(run, "pretrain", params.pretrain.training, params.pretrain.sources)),
         ("mine", f"{params.mine.negatives} hard negatives for {', '.join(params.mine.sources)}"),
-        ("finetune", _training(run, "finetune", ", ".join(params.finetune.sources))),
+        ("finetune", _training(run, "finetune", params.finetune.training, params.finetune.sources)),
     ]
     if params.teach.teachers:
         rows.insert(2, ("teach", _teachers(run)))
     rows += [
-        (f"multitask {name}", _training(run, f"multitask/{name}", ", ".join(variant.sources)))
+        (
+            f"multitask {name}",
+            _training(run, f"multitask/{name}", params.multitask.training, variant.sources),
+        )
         for name, variant in params.multitask.variants.items()
     ]
     rows.append(("merge", _merge(run)))
@@ -162,14 +167,40 @@ def _merge(run: Run) -> str:
     return f"{chosen.replace('_', ' ')}, chosen on the development split"
 
 
-def _training(run: Run, stage: str, sources: str) -> str:
-    metrics = run.metrics(stage)
+def _training(run: Run, stage: str, training: Training, sources: dict[str, float]) -> str:
+    metrics, names = run.metrics(stage), ", ".join(sources)
+    frozen = training.frozen_blocks
+    left = f"; the lowest {frozen} blocks and the embeddings as they were" if frozen else ""
     if metrics is None:
-        return sources
+        return names + left
     return (
-        f"{metrics['steps']} steps, {numbers.count(metrics['pairs_seen'])} pairs of {sources}; "
-        f"loss {metrics['first_loss']:.2f} to {metrics['last_loss']:.2f} nats"
+        f"{metrics['steps']} steps, {numbers.count(metrics['pairs_seen'])} pairs of {names}; "
+        f"loss {metrics['first_loss']:.2f} to {metrics['last_loss']:.2f} nats{left}"
     )
+
+
+def _changes(run: Run) -> str:
+    """What became of the vocabulary and the weights of a decoder from elsewhere."""
+    metrics = run.metrics("backbone") or {}
+    vocabulary, adapted = metrics.get("vocabulary"), metrics.get("adapt")
+    changes = ""
+    if vocabulary is not None:
+        before, after = vocabulary["tokens_before"], vocabulary["tokens"]
+        done = (
+            f"{numbers.count(after - before)} tokens added to its {numbers.count(before)}"
+            if after > before
+            else f"{numbers.count(after)} of its {numbers.count(before)} tokens kept"
+        )
+        changes += f", {done}"
+    if adapted is not None:
+        settings = run.params.backbone.adapt
+        kind = "" if settings is None else f"{settings.objective} "
+        changes += (
+            f", adapted by {numbers.count(adapted['steps'])} steps of {kind}language modelling "
+            f"(loss of held out documents {adapted['held_out_loss_nats_before']:.2f} to "
+            f"{adapted['held_out_loss_nats']:.2f} nats)"
+        )
+    return changes
 
 
 def _sources(run: Run, ingest: dict[str, Any]) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from model.encoder.precision import Precision
 from model.training.data.batches import BatchPlan
 from model.training.devices.team import Team
 from model.training.devices.wrapping import wrapped_for_training
+from model.training.frozen_blocks import above_frozen_blocks
 from model.training.settings import TrainingSource, TrainSettings
 from model.training.trainer import Trainer
 
@@ -97,6 +98,7 @@ class Ours:
     precision: Precision
     micro_batch_tokens: int = 16384
     compile_blocks: bool = False
+    frozen_blocks: int = 0
 
     @contextmanager
     def training(self) -> Iterator[Trainer]:
@@ -120,11 +122,14 @@ class Ours:
             loss="giga", temperature=TEMPERATURE, hard_negatives=0, margin_from_step=1,
             matryoshka_dims=(), source_temperature=1.0, precision=self.precision,
             log_every_steps=1, checkpoint_every_steps=10**6, seed=0,
-            compile_blocks=self.compile_blocks,
+            compile_blocks=self.compile_blocks, frozen_blocks=self.frozen_blocks,
         )  # fmt: skip
         work = Path(tempfile.mkdtemp())
         plan = BatchPlan([source], np.zeros(steps, dtype=int), settings, self.encoder, work)
-        with wrapped_for_training(self.encoder, settings, Team()) as trained, plan.prepared_ahead():
+        encoder = self.encoder
+        if self.frozen_blocks:
+            encoder = above_frozen_blocks(encoder, plan, settings, work / "states")
+        with wrapped_for_training(encoder, settings, Team()) as trained, plan.prepared_ahead():
             yield Trainer(trained, plan, settings, work, Team())
 
     def run(self) -> list[float]:

@@ -456,7 +456,11 @@ ADDED: dict[str, Any] = {
     "triplet": {"weight": 1.0, "margin": 0.1},
     "teacher": FROZEN
     | {"checkpoint": "prune/model", "embeddings": {"weight": 1.0, "size": 8}}
-    | {"similarities": {"weight": 1.0, "teacher_temperature": 0.05}, "centre": False, "fit_texts": None},
+    | {
+        "similarities": {"weight": 1.0, "teacher_temperature": 0.05},
+        "centre": False,
+        "fit_texts": None,
+    },
     "matryoshka_weights": {8: 0.5},
     "margin_from_step": 1,
 }

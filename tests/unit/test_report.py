@@ -376,6 +376,26 @@ def test_a_teacher_is_named_in_the_card(run, params):
     assert "| teach |" not in model_card(run)
 
 
+def test_what_became_of_the_decoder_stands_in_the_card(run, params):
+    plain = model_card(run)
+    assert "tokens kept" not in plain
+    assert "as they were" not in plain
+    metrics = run.json("backbone/metrics.json")
+    metrics["vocabulary"] = {"tokens_before": 262144, "tokens": 61473}
+    adapted = {"steps": 1200, "held_out_loss_nats_before": 3.5, "held_out_loss_nats": 3.125}
+    write_json(run.artifacts / "backbone/metrics.json", metrics | {"adapt": adapted})
+    training = params.pretrain.training.model_copy(update={"frozen_blocks": 5})
+    pretrain = params.pretrain.model_copy(update={"training": training})
+    changed = params.model_copy(update={"pretrain": pretrain})
+    text = model_card(Run(params=changed, artifacts=run.artifacts))
+    assert ", 61\u2009473 of its 262\u2009144 tokens kept, adapted by 1\u2009200 steps of" in text
+    assert "held out documents 3.50 to 3.12 nats)" in text
+    assert text.count("the lowest 5 blocks and the embeddings as they were") == 1
+    metrics["vocabulary"] = {"tokens_before": 1000, "tokens": 1200}
+    write_json(run.artifacts / "backbone/metrics.json", metrics)
+    assert "200 tokens added to its 1\u2009000" in model_card(run)
+
+
 def test_a_model_that_failed_says_so_in_its_card(folder, params):
     write_run(folder / "artifacts", params, publish=False)
     card = model_card(Run(params=params, artifacts=folder / "artifacts"))

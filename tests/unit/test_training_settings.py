@@ -36,7 +36,12 @@ def test_every_value_arrives_under_its_name() -> None:
         guide=MODEL | MASK,
         soft_labels={"weight": 0.5, "teacher_temperature": 0.05},
         teacher=MODEL
-        | {"embeddings": {"weight": 2.0, "size": 8}, "similarities": None, "centre": False, "fit_texts": 100},
+        | {
+            "embeddings": {"weight": 2.0, "size": 8},
+            "similarities": None,
+            "centre": False,
+            "fit_texts": 100,
+        },
         matryoshka_weights={8: 0.5},
     )
     made = train_settings(section, "bf16", compile_blocks=True)

@@ -7,7 +7,8 @@ memory they take is the page cache's.
 Shape letters: T = tokens of all texts, N = tokens of some texts, H = hidden size.
 """
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ LARGEST_EXPONENT = 15
 BLOCK_TEXTS = 256
 """Texts that are written together; a folder that was broken off goes on after whole blocks."""
 
-Ids = tuple[int, ...]
+Ids = Sequence[int]
 """Token ids of a text, its prompt in front."""
 
 
@@ -40,12 +41,13 @@ class RecordedStates:
         folder.mkdir(parents=True, exist_ok=True)
         self._states, self._exponents = folder / STATES_FILE, folder / EXPONENTS_FILE
         self._hidden_size = hidden_size
-        self._start: dict[Ids, int] = {}
+        self._start: dict[bytes, int] = {}
         self.tokens = 0
         """T."""
         for ids in texts:
-            if ids not in self._start:
-                self._start[ids] = self.tokens
+            key = _key(ids)
+            if key not in self._start:
+                self._start[key] = self.tokens
                 self.tokens += len(ids)
         self._rows: tuple[np.memmap, np.memmap] | None = None
 
@@ -59,14 +61,14 @@ class RecordedStates:
         """Texts whose states are on the disk, in whole blocks."""
         return self.num_texts - sum(len(block) for block in self._blocks(from_token=self._written))
 
-    def missing(self) -> Iterator[list[Ids]]:
+    def missing(self) -> Iterator[list[list[int]]]:
         """Blocks of texts that are not written yet, each to be handed to `append` before the next.
 
         What a killed run had written of a block is cut off: a block is computed as a whole, so that
         its rows are the same.
         """
         for block in self._blocks(from_token=self._written):
-            self._cut(self._start[block[0]])
+            self._cut(self.places(block[0]).start)
             yield block
 
     def append(self, state_NH: npt.NDArray[np.float32]) -> None:
@@ -95,7 +97,7 @@ class RecordedStates:
         Raises:
             KeyError: It is none of the texts.
         """
-        start = self._start[ids]
+        start = self._start[_key(ids)]
         return range(start, start + len(ids))
 
     def rows(self, place_N: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -115,10 +117,10 @@ class RecordedStates:
         """Tokens whose states are on the disk."""
         return self._exponents.stat().st_size if self._exponents.exists() else 0
 
-    def _blocks(self, *, from_token: int) -> Iterator[list[Ids]]:
+    def _blocks(self, *, from_token: int) -> Iterator[list[list[int]]]:
         """Blocks of which a token from this one on is a part."""
         texts = iter(self._start)
-        while block := list(islice(texts, BLOCK_TEXTS)):
+        while block := [array("i", key).tolist() for key in islice(texts, BLOCK_TEXTS)]:
             if self.places(block[-1]).stop > from_token:
                 yield block
 
@@ -126,3 +128,8 @@ class RecordedStates:
         for file, bytes_per_token in ((self._states, 2 * self._hidden_size), (self._exponents, 1)):
             with file.open("ab") as stream:
                 stream.truncate(tokens * bytes_per_token)
+
+
+def _key(ids: Ids) -> bytes:
+    """A text as four bytes per token: a tuple of numbers takes nine times as many."""
+    return array("i", ids).tobytes()
