@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import StandardScaler, normalize
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from model.encoder.encoder import Encoder
 from model.encoder.pooling.build import PoolingSettings
+from model.training.data import recorded_vectors
 from model.training.data.batches import Batch, Step
 from model.training.data.recorded_vectors import RecordedVectors, text_keys, write_vectors
 from model.training.devices.team import Team
@@ -129,6 +132,23 @@ def test_a_recorded_model_says_what_the_model_says(
     assert vectors.teacher_MD.dtype == torch.float32
     np.testing.assert_allclose(vectors.teacher_MD, expected, atol=1e-3)
     np.testing.assert_allclose(vectors.teacher_MD.norm(dim=1), 1.0, atol=1e-6)
+
+
+def test_a_teacher_is_given_less_its_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded_vectors, "SUMMED_ROWS", 3)
+    rng = np.random.default_rng(1)
+    # as those of e5: what all have in common outweighs what tells them apart
+    given = (rng.normal(size=(10, 6)) + 3.0) * rng.uniform(0.5, 2.0, size=(10, 1))
+    texts = [(False, f"текст {number}") for number in range(10)]
+    keys = text_keys(texts)
+    order = np.argsort(keys)
+    write_vectors(tmp_path / "vectors", keys[order], 6, [given[order].astype(np.float16)])
+    unit = normalize(given)
+    found = RecordedVectors(tmp_path / "vectors", is_centred=True).find(texts)
+    expected = normalize(StandardScaler(with_std=False).fit_transform(unit))
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert cosine_similarity(unit).min() > 0.5
+    assert cosine_similarity(found).min() < -0.3
 
 
 def test_documents_of_the_kind_of_queries_are_shown_as_queries(

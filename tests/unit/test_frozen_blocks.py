@@ -1,8 +1,8 @@
 """Frozen blocks: the training without them, states on disk, kills, and decoders that refuse."""
 
 import dataclasses
-import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from model.encoder.encoder import Encoder
 from model.encoder.pooling.build import LatentSize, PoolingSettings
+from model.training import trainer
 from model.training.data import recorded_states
 from model.training.data.recorded_states import RecordedStates
 from model.training.settings import TrainingSource, TrainSettings
@@ -177,12 +178,10 @@ def test_a_decoder_that_scales_what_it_is_given_is_found_out(
         train_by(pico_folder, pico_texts, tmp_path, FROZEN, encoder=encoder)
 
 
-def test_states_of_other_settings_are_not_taken(
-    pico_folder: Path, pico_texts: list[str], tmp_path: Path
+def test_a_team_is_refused(
+    pico_folder: Path, pico_texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder of checkpoints goes with its settings, so a longer text finds no shorter one."""
-    _, losses = train_by(pico_folder, pico_texts, tmp_path, FROZEN)
-    shutil.rmtree(tmp_path / "checkpoint/steps")
-    (tmp_path / "training.jsonl").unlink()
-    _, again = train_by(pico_folder, pico_texts, tmp_path, FROZEN)
-    assert again == losses
+    team = SimpleNamespace(size=2, leads=True, rank=0)
+    monkeypatch.setattr(trainer, "Team", lambda **_: team)
+    with pytest.raises(ValueError, match=r"2 processes train: .*compute\.processes to 1"):
+        train_by(pico_folder, pico_texts, tmp_path, FROZEN)

@@ -200,6 +200,21 @@ FAULTS: dict[str, tuple[Change, str]] = {
         ),
         r"finetune\.training\.teacher\.fit_texts 100 fits backbone\.projection, which is null",
     ),
+    "mean of vectors that nobody recorded": (
+        lambda c: c["finetune"]["training"].update(
+            teacher=FROZEN
+            | {"similarities": {"weight": 1.0, "teacher_temperature": 0.05}}
+            | {"embeddings": None, "centre": True, "fit_texts": None}
+        ),
+        r"finetune\.training\.teacher: .*centre with the checkpoint .*name a teacher of the stage",
+    ),
+    "adapters of blocks that run once": (
+        lambda c: c["pretrain"]["training"].update(
+            frozen_blocks=1,
+            lora={"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": ["q_proj"]},
+        ),
+        r"pretrain\.training: .*frozen_blocks 1 with lora: .*set one of them to 0 or null",
+    ),
     "teacher that was never asked": (
         lambda c: c["pretrain"]["training"].update(guide=RECORDED),
         r"guide\.checkpoint teach/e5: teach\.teachers names none",
