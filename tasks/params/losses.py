@@ -119,9 +119,10 @@ class Teacher(Frozen):
     """Term that matches vectors; null leaves it out."""
     similarities: SimilarityMatching | None
     """Term that matches similarities; null leaves it out."""
-    centre: bool
-    """Whether the mean of all recorded vectors is taken off each, for a teacher that gives every
-    two texts a high cosine; of one under teach/ alone."""
+    whitening: Annotated[Number, Field(ge=0, le=0.5)] | None
+    """For a teacher under teach/ that gives every two texts a high cosine: its vectors less the
+    mean of all that were recorded (0), and with all directions equally wide (0.5), or between; null
+    takes them as they are."""
     fit_texts: PositiveInt | None
     """Texts of the first steps on which backbone.projection is fitted to the teacher's vectors by
     least squares before the first step, some thousands; it must give the teacher's size. null
@@ -134,11 +135,11 @@ class Teacher(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _centre_is_known(self) -> Self:
-        if self.centre and self.recorded_by is None:
+    def _whitening_is_known(self) -> Self:
+        if self.whitening is not None and self.recorded_by is None:
             raise ValueError(
-                f"centre with the checkpoint {self.checkpoint}: the mean is that of recorded "
-                "vectors; name a teacher of the stage teach, or set centre to false"
+                f"whitening with the checkpoint {self.checkpoint}: it is that of recorded vectors; "
+                "name a teacher of the stage teach, or set whitening to null"
             )
         return self
 

@@ -36,8 +36,8 @@ def load_frozen(params: Params, training: Training, device: torch.device) -> Fro
         if frozen is None:
             return None
         if frozen.recorded_by is not None:
-            is_centred = isinstance(frozen, Teacher) and frozen.centre
-            vectors = RecordedVectors(_folder(frozen), is_centred=is_centred)
+            whitening = frozen.whitening if isinstance(frozen, Teacher) else None
+            vectors = RecordedVectors(_folder(frozen), whitening=whitening)
             return RecordedModel(vectors, device)
         key = (frozen.checkpoint, frozen.query_prompt, frozen.document_prompt)
         if key not in loaded:

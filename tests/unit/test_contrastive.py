@@ -458,7 +458,7 @@ ADDED: dict[str, Any] = {
     | {"checkpoint": "prune/model", "embeddings": {"weight": 1.0, "size": 8}}
     | {
         "similarities": {"weight": 1.0, "teacher_temperature": 0.05},
-        "centre": False,
+        "whitening": None,
         "fit_texts": None,
     },
     "matryoshka_weights": {8: 0.5},

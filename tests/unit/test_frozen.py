@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import StandardScaler, normalize
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
@@ -144,11 +145,28 @@ def test_a_teacher_is_given_less_its_mean(tmp_path: Path, monkeypatch: pytest.Mo
     order = np.argsort(keys)
     write_vectors(tmp_path / "vectors", keys[order], 6, [given[order].astype(np.float16)])
     unit = normalize(given)
-    found = RecordedVectors(tmp_path / "vectors", is_centred=True).find(texts)
+    found = RecordedVectors(tmp_path / "vectors", whitening=0.0).find(texts)
     expected = normalize(StandardScaler(with_std=False).fit_transform(unit))
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert cosine_similarity(unit).min() > 0.5
     assert cosine_similarity(found).min() < -0.3
+
+
+@pytest.mark.parametrize("whitening", [0.25, 0.5])
+def test_a_whitened_teacher_is_as_wide_in_every_direction(whitening: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    given = rng.normal(size=(400, 5)) * [3.0, 2.0, 1.0, 0.8, 0.6] + [2.0, 0.0, 5.0, 0.0, 0.0]
+    texts = [(False, f"текст {number}") for number in range(400)]
+    keys = text_keys(texts)
+    order = np.argsort(keys)
+    write_vectors(tmp_path / "vectors", keys[order], 5, [given[order].astype(np.float16)])
+    unit = normalize(given.astype(np.float16).astype(float))
+    whitened = PCA(whiten=True).fit(unit)
+    axes = whitened.components_
+    # scikit-learn turns to the principal axes; back from them it is ZCA
+    expected = whitened.transform(unit) * whitened.explained_variance_ ** (0.5 - whitening) @ axes
+    found = RecordedVectors(tmp_path / "vectors", whitening=whitening).find(texts)
+    np.testing.assert_allclose(found, normalize(expected), atol=5e-3)
 
 
 def test_documents_of_the_kind_of_queries_are_shown_as_queries(

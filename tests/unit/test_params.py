@@ -109,7 +109,7 @@ def matched_average(content: dict[str, Any]) -> None:
     taught(content)
     content["teach"]["teachers"] |= {"x": TEACHER, "a": AVERAGE}
     content["pretrain"]["training"]["teacher"] = FROZEN | {
-        "checkpoint": "teach/a", "centre": False, "fit_texts": None, "similarities": None,
+        "checkpoint": "teach/a", "whitening": None, "fit_texts": None, "similarities": None,
         "embeddings": {"weight": 1.0, "size": None},
     }  # fmt: skip
 
@@ -188,7 +188,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "teacher that is not asked": (
         lambda c: c["finetune"]["training"].update(
             teacher=FROZEN
-            | {"embeddings": None, "similarities": None, "centre": False, "fit_texts": None}
+            | {"embeddings": None, "similarities": None, "whitening": None, "fit_texts": None}
         ),
         r"  finetune\.training\.teacher: .*needs embeddings or similarities",
     ),
@@ -196,7 +196,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["finetune"]["training"].update(
             teacher=FROZEN
             | {"similarities": {"weight": 1.0, "teacher_temperature": 0.05}}
-            | {"embeddings": None, "centre": False, "fit_texts": 100}
+            | {"embeddings": None, "whitening": None, "fit_texts": 100}
         ),
         r"finetune\.training\.teacher\.fit_texts 100 fits backbone\.projection, which is null",
     ),
@@ -204,9 +204,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["finetune"]["training"].update(
             teacher=FROZEN
             | {"similarities": {"weight": 1.0, "teacher_temperature": 0.05}}
-            | {"embeddings": None, "centre": True, "fit_texts": None}
+            | {"embeddings": None, "whitening": 0.5, "fit_texts": None}
         ),
-        r"finetune\.training\.teacher: .*centre with the checkpoint .*name a teacher of the stage",
+        r"teacher: .*whitening with the checkpoint .*name a teacher of the stage",
     ),
     "adapters of blocks that run once": (
         lambda c: c["pretrain"]["training"].update(

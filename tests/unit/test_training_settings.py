@@ -39,7 +39,7 @@ def test_every_value_arrives_under_its_name() -> None:
         | {
             "embeddings": {"weight": 2.0, "size": 8},
             "similarities": None,
-            "centre": False,
+            "whitening": None,
             "fit_texts": 100,
         },
         matryoshka_weights={8: 0.5},

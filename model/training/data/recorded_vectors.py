@@ -18,6 +18,8 @@ from model.writing import writing
 KEYS_FILE, VECTORS_FILE = "keys.npy", "vectors.npy"
 SHOWN_CHARACTERS = 60
 SUMMED_ROWS = 65536
+NARROWEST = 1e-4
+"""Added to the variance of each direction, in shares of the widest one's."""
 
 Shown = tuple[bool, str]
 """Whether a text was shown as a query, and the text."""
@@ -66,13 +68,13 @@ def write_vectors(
 class RecordedVectors:
     """The vectors of a folder."""
 
-    def __init__(self, folder: Path, *, is_centred: bool = False) -> None:
+    def __init__(self, folder: Path, *, whitening: float | None = None) -> None:
         """Map the files.
 
         Args:
             folder: Of `write_vectors`.
-            is_centred: Whether vectors are given less the mean of all, and scaled to unit norm
-                again: texts that a model holds all alike are told apart by more of the cosine.
+            whitening: How far all directions are made equally wide, from 0, which only takes the
+                mean of all vectors off each, to 0.5; None gives them as they are. See `_whitened`.
 
         Raises:
             ValueError: The folder holds no vectors, or files that do not fit each other.
@@ -88,7 +90,7 @@ class RecordedVectors:
                 f"{folder} holds {len(self._key_T)} texts and {len(self._vector_TD)} vectors: run "
                 "its stage again"
             )
-        self._mean_D = self._mean() if is_centred else None
+        self._whitening = None if whitening is None else self._whitened(whitening)
 
     def find(self, texts: Sequence[Shown]) -> npt.NDArray[np.float32]:
         """Unit-norm vectors of these texts, (M, D).
@@ -109,14 +111,31 @@ class RecordedVectors:
                 "teach.documents where documents are mined"
             )
         vector_MD = _unit(self._vector_TD[place_M])
-        return vector_MD if self._mean_D is None else _unit(vector_MD - self._mean_D)
+        if self._whitening is None:
+            return vector_MD
+        mean_D, map_DD = self._whitening
+        return _unit((vector_MD - mean_D) @ map_DD)
 
-    def _mean(self) -> npt.NDArray[np.float32]:
-        """Mean (D,) of the unit vectors of all texts."""
-        sum_D = np.zeros(self._vector_TD.shape[1])
+    def _whitened(self, power: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Mean (D,) of the unit vectors of all texts, and their covariance (D, D) to a power.
+
+        With power 0.5 the vectors less their mean, times the map, have the same variance in every
+        direction; below that the wide ones stay wider. Source: ZCA whitening, Su et al. 2021,
+        arXiv:2103.15316, with a power for the strength as in Zhuo et al. 2023 (WhitenedCSE,
+        arXiv:2305.17746).
+        """
+        size = self._vector_TD.shape[1]
+        sum_D, square_DD = np.zeros(size), np.zeros((size, size))
         for start in range(0, len(self._vector_TD), SUMMED_ROWS):
-            sum_D += _unit(self._vector_TD[start : start + SUMMED_ROWS]).sum(axis=0, dtype=float)
-        return (sum_D / max(1, len(self._vector_TD))).astype(np.float32)
+            part = _unit(self._vector_TD[start : start + SUMMED_ROWS]).astype(np.float64)
+            sum_D += part.sum(axis=0)
+            square_DD += part.T @ part
+        count = max(1, len(self._vector_TD))
+        mean_D = sum_D / count
+        width_D, axis_DD = np.linalg.eigh(square_DD / count - np.outer(mean_D, mean_D))
+        # directions in which nothing varies are noise of float16
+        factor_D = (width_D.clip(0) + NARROWEST * width_D.max()) ** -power
+        return mean_D.astype(np.float32), ((axis_DD * factor_D) @ axis_DD.T).astype(np.float32)
 
 
 def _unit(vector_MD: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
