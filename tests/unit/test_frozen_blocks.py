@@ -163,7 +163,7 @@ def test_a_decoder_that_does_not_lay_texts_end_to_end_is_refused(
         train_by(pico_folder, pico_texts, tmp_path, FROZEN, encoder=encoder)
 
 
-def test_a_decoder_that_scales_what_it_is_given_is_found_out(
+def test_a_decoder_whose_blocks_need_the_lower_ones_to_run_is_found_out(
     pico_folder: Path, pico_texts: list[str], tmp_path: Path
 ) -> None:
     encoder = Encoder.load(pico_folder)

@@ -120,9 +120,8 @@ class RecordedVectors:
         """Mean (D,) of the unit vectors of all texts, and their covariance (D, D) to a power.
 
         With power 0.5 the vectors less their mean, times the map, have the same variance in every
-        direction; below that the wide ones stay wider. Source: ZCA whitening, Su et al. 2021,
-        arXiv:2103.15316, with a power for the strength as in Zhuo et al. 2023 (WhitenedCSE,
-        arXiv:2305.17746).
+        direction; below that the wide ones stay wider. Source: whitening of sentence vectors, Su et
+        al. 2021, arXiv:2103.15316, here without turning the axes and with a power for the strength.
         """
         size = self._vector_TD.shape[1]
         sum_D, square_DD = np.zeros(size), np.zeros((size, size))
